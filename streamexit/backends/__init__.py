@@ -1,0 +1,1 @@
+"""Where stages run. A backend computes; it never decides."""

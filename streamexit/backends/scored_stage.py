@@ -1,0 +1,53 @@
+"""A stage as it is deployed: network, readout and scorer in one module, so little comes back.
+
+N: rows, k: this stage (from 0).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor, cat, nn
+
+from streamexit.models.network import MultiExitNetwork
+from streamexit.scheduling.evidence import Evidence
+from streamexit.scheduling.scorers import Scorer
+from streamexit.tasks.readout import Task
+
+
+class ScoredOutput(NamedTuple):
+    """Tensors that leave a stage.
+
+    Attributes:
+        scores: [N] exit scores.
+        answer: Task's answer tensors [N, ...].
+        state: What the rows that stay carry on: (past scores, task carry, *features).
+    """
+
+    scores: Tensor
+    answer: tuple[Tensor, ...]
+    state: tuple[Tensor, ...]
+
+
+class ScoredStage(nn.Module):
+    """Stage k of a network, then the task's readout, then the scorer."""
+
+    def __init__(self, network: MultiExitNetwork, task: Task, scorer: Scorer, k: int) -> None:
+        super().__init__()
+        self._network = network
+        self._task = task
+        self._scorer = scorer
+        self._k = k
+
+    def forward(self, state: tuple[Tensor, ...]) -> ScoredOutput:
+        """Run on a batch; `state` is (images,) at stage 0, else the stage before's `state`."""
+        k = self._k
+        past, carry, features = (None, None, state) if k == 0 else (state[0], state[1], state[2:])
+        output = self._network.run_stage(k, features)
+        readout = self._task.read(output.logits, carry)
+        if past is None:
+            past = readout.distribution.new_zeros((readout.distribution.shape[0], 0))
+        evidence = Evidence(readout.distribution, readout.confidence, past)
+        scores = self._scorer.score(k, evidence)
+        new_past = cat([past, scores[:, None]], dim=1)
+        return ScoredOutput(scores, readout.answer, (new_past, readout.carry, *output.features))

@@ -1,0 +1,1 @@
+"""Budgets held per stream. Pure: decisions in, thresholds out, no clock."""

@@ -1,0 +1,150 @@
+"""Making a pipeline folder: train the network from its recipe, then fit policies to it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from streamexit.backends.torch_backend import pick_device
+from streamexit.calibration.collect import collect_evidence
+from streamexit.documents import load_document
+from streamexit.errors import ConfigurationError, PipelineError
+from streamexit.models.architectures import build_network
+from streamexit.models.pipeline import (
+    PreprocessingSection,
+    load_pipeline,
+    register_policy,
+    save_pipeline,
+)
+from streamexit.scheduling.policy import POLICIES, fit_policy, save_policy
+from streamexit.tasks.classification import build_task
+from streamexit.training.datasets import load_part
+from streamexit.training.recipe import Recipe
+from streamexit.training.trainer import EpochReport, Trainer, exit_accuracy
+
+CHECKPOINT = Path(".training/checkpoint.pt")
+REPORT = "training.json"
+
+
+def train_pipeline(
+    recipe_file: Path,
+    *,
+    data: Path | None,
+    device: str,
+    epochs: int | None,
+    on_epoch: Callable[[EpochReport], None],
+) -> dict[str, Any]:
+    """Train by a recipe and write the pipeline into the recipe's folder.
+
+    Policies that were fitted to an earlier network of the folder are no longer named in it.
+
+    Returns:
+        What was done and reached, as also written to `training.json`.
+
+    Raises:
+        ConfigurationError: In the recipe.
+        DataError: The data set is not there.
+    """
+    recipe = load_document(recipe_file, Recipe, error=ConfigurationError).value
+    if epochs is not None:
+        optimiser = recipe.optimiser.model_copy(update={"epochs": epochs})
+        recipe = recipe.model_copy(update={"optimiser": optimiser})
+    target = pick_device(device)
+    _make_deterministic(recipe.seed, target)
+    preprocessing = PreprocessingSection.model_validate(recipe.preprocessing).build()
+    network = build_network(recipe.network, preprocessing)
+    source = {"name": recipe.data.dataset, "root": data or Path(recipe.data.root)}
+    size = recipe.data.calibration_size
+    pictures = load_part(**source, part="train", calibration_size=size)
+    folder = recipe_file.parent
+    Trainer(
+        network, pictures, recipe, device=target, checkpoint=folder / CHECKPOINT, on_epoch=on_epoch
+    ).run()
+    test = load_part(**source, part="test", calibration_size=size)
+    save_pipeline(
+        folder,
+        name=recipe.name,
+        task=recipe.task,
+        network_spec=recipe.network,
+        network=network,
+        labels=pictures.classes,
+        calibration={
+            "dataset": recipe.data.dataset,
+            "root": recipe.data.root,
+            "calibration_size": size,
+        },
+    )
+    report = {
+        "pipeline": recipe.name,
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": {"streamexit": version("streamexit"), "torch": torch.__version__},
+        "device": target.type,
+        "train_pictures": len(pictures.labels),
+        "test_pictures": len(test.labels),
+        "test_accuracy_per_exit": [round(a, 4) for a in exit_accuracy(network, test)],
+        "recipe": recipe.model_dump(),
+    }
+    (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def fit_policies(
+    folder: Path,
+    *,
+    names: Sequence[str] | None,
+    default: str,
+    data: Path | None,
+    device: str,
+    seed: int,
+) -> dict[str, Any]:
+    """Fit policies on the calibration part of the pipeline's data and enter them into the folder.
+
+    Returns:
+        Per policy: where it was written and how many budgets its table has.
+
+    Raises:
+        PipelineError: Unknown policy, or a pipeline that names no calibration data.
+    """
+    pipeline = load_pipeline(folder)
+    wanted = list(names or POLICIES)
+    if default not in {*wanted, *pipeline.policies}:
+        raise PipelineError(f"default: {default!r} is not fitted; fitted would be {wanted}")
+    if not pipeline.calibration:
+        raise PipelineError(f"{folder}: pipeline.yaml names no calibration data")
+    spec = pipeline.calibration
+    pictures = load_part(
+        spec["dataset"],
+        data or Path(spec["root"]),
+        "calibration",
+        calibration_size=spec["calibration_size"],
+    )
+    task = build_task(pipeline.task, pipeline.labels)
+    network = pipeline.network.to(pick_device(device))
+    evidence = collect_evidence(network, task, pictures.images, pictures.labels)
+    report: dict[str, Any] = {"pipeline": pipeline.name, "calibration_frames": len(pictures.labels)}
+    for name in wanted:
+        policy = fit_policy(name, evidence, pipeline.costs.fractions, seed=seed)
+        policy.provenance.update(
+            data=spec,
+            date=datetime.now(UTC).date().isoformat(),
+            version=version("streamexit"),
+        )
+        file = folder / "policies" / f"{name}.safetensors"
+        save_policy(policy, file)
+        register_policy(folder, name, file, default=name == default)
+        report[name] = {"file": str(file), "table_rows": len(policy.table.budgets)}
+    return report
+
+
+def _make_deterministic(seed: int, device: torch.device) -> None:
+    torch.manual_seed(seed)
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)

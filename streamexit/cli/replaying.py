@@ -1,0 +1,146 @@
+"""`streamexit replay`: recordings through the engine under virtual time."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streamexit.cli.formats import bars
+from streamexit.cli.making import DeviceOption, JsonOption
+
+if TYPE_CHECKING:
+    from streamexit.replay import StreamReport
+
+
+def replay(
+    sources: Annotated[
+        list[str], typer.Argument(help="Video files, images:FOLDER_OR_ZIP, synthetic:seed=1.")
+    ],
+    pipeline: Annotated[Path, typer.Option(help="Pipeline folder.")],
+    budget: Annotated[str, typer.Option(help="fraction=0.4 or gflops_per_frame=0.03.")],
+    policy: Annotated[str | None, typer.Option(help="Instead of the pipeline's default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write every result to this JSONL file.")] = None,
+    join: Annotated[bool, typer.Option(help="Play the sources one after the other.")] = False,
+    agreement: Annotated[bool, typer.Option(help="Compare with the full network.")] = False,
+    window: Annotated[int, typer.Option(min=1, help="Frames that a mean is taken over.")] = 300,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Replay recordings deterministically: the same input gives the same results, byte for byte."""
+    from streamexit.backends.torch_backend import pick_device
+    from streamexit.cli.app import EXIT_BAD_INPUT, complain, print_json
+    from streamexit.exits import Budget, ExitRecord
+    from streamexit.models.pipeline import load_pipeline
+    from streamexit.replay import Replay
+    from streamexit.scheduling.policy import load_policy
+    from streamexit.sinks.jsonl import JsonlSink
+    from streamexit.sources.joined import JoinedSource
+    from streamexit.sources.opening import open_source
+    from streamexit.wire.encoding import ResultEncoder
+
+    amount = Budget.parse(budget)
+    loaded = load_pipeline(pipeline)
+    opened = [
+        open_source(text, preprocessing=loaded.network.preprocessing, labels=loaded.labels)
+        for text in sources
+    ]
+    named = {"joined": JoinedSource(opened)} if join else dict(zip(stream_ids(sources), opened))
+    encode = ResultEncoder(
+        node="replay", boot_id="replay", pipeline=loaded.name, num_exits=len(loaded.costs.per_exit)
+    )
+    sink = JsonlSink(out) if out else None
+
+    def on_record(record: ExitRecord) -> None:
+        if sink:
+            sink.write(encode(record, record.answered_at))
+
+    run = Replay(
+        named,
+        pipeline=loaded,
+        policy=load_policy(loaded.policy_file(policy), loaded.costs.fractions),
+        budget=amount,
+        window=window,
+        device=pick_device(device),
+        agreement=agreement,
+        on_record=on_record,
+    )
+    try:
+        run.run()
+    finally:
+        if sink:
+            sink.close()
+    total, streams = run.total(), run.stream_reports()
+    if json:
+        streams_json = {name: _as_json(report) for name, report in streams.items()}
+        rate = total.answered / run.seconds
+        print_json({**_as_json(total), "frames_per_second": rate, "streams": streams_json})
+    else:
+        _show(streams, total, run.seconds)
+    broken = [report.error for report in streams.values() if report.error]
+    for message in broken:
+        complain(message)
+    if broken:
+        raise typer.Exit(EXIT_BAD_INPUT)
+
+
+def stream_ids(sources: list[str]) -> list[str]:
+    """An id for each source, from its file name; numbered where two would be the same."""
+    ids: list[str] = []
+    for text in sources:
+        stem = Path(text.partition("?")[0]).stem or text
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:56] or "stream"
+        taken = sum(1 for other in ids if re.fullmatch(rf"{re.escape(name)}(-\d+)?", other))
+        ids.append(f"{name}-{taken + 1}" if taken else name)
+    return ids
+
+
+def _as_json(report: StreamReport) -> dict[str, Any]:
+    mean = report.mean_cost
+    cost = {"value": mean, "unit": "gflops", "fraction": mean / report.full_cost} if mean else None
+    return {
+        "frames": report.frames,
+        "answered": report.answered,
+        "dropped": report.dropped,
+        "mean_cost": cost,
+        "worst_window_error": report.worst_window_error,
+        "exit_shares": list(report.exit_shares),
+        "accuracy": report.accuracy,
+        "agreement": report.agreement,
+        "budget_state": report.budget_state,
+        "error": report.error,
+    }
+
+
+def _show(streams: dict[str, StreamReport], total: StreamReport, seconds: float) -> None:
+    from rich.table import Table
+
+    from streamexit.cli.app import console
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("stream", "frames", "dropped", "cost", "worst window", "exit shares", "quality"):
+        table.add_column(column, justify="left" if column in ("stream", "exit shares") else "right")
+    rows = [*streams.items(), ("all", total)] if len(streams) > 1 else list(streams.items())
+    for name, report in rows:
+        table.add_row(
+            name,
+            str(report.frames),
+            str(sum(report.dropped.values())),
+            f"{report.mean_cost / report.full_cost:.1%}" if report.mean_cost else "-",
+            f"{report.worst_window_error:.1%}" if report.worst_window_error is not None else "-",
+            bars(report.exit_shares, width=4),
+            _quality(report),
+        )
+    console.print(table)
+    console.print(f"{total.answered} frames in {seconds:.1f} s, {total.answered / seconds:.0f} per s")
+
+
+def _quality(report: StreamReport) -> str:
+    parts = []
+    if report.accuracy is not None:
+        parts.append(f"{report.accuracy:.2%} right")
+    if report.agreement is not None:
+        parts.append(f"{report.agreement:.2%} as full")
+    return ", ".join(parts) or "-"

@@ -1,0 +1,172 @@
+"""YAML files read into pydantic models, with errors that say where, what and what would be right."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import types
+import typing
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from streamexit.errors import InputError
+
+Model = TypeVar("Model", bound=BaseModel)
+KeyPath = tuple[str | int, ...]
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+@dataclass(frozen=True)
+class Document(Generic[Model]):
+    """A checked file.
+
+    Attributes:
+        path: Where it was read from.
+        value: Its content.
+        lines: Line (from 1) of every key.
+    """
+
+    path: Path
+    value: Model
+    lines: dict[KeyPath, int] = field(repr=False)
+
+    def where(self, *key_path: str | int) -> str:
+        """"file.yaml, line 3, streams[0].budget", for messages about a value that parsed."""
+        return _where(self.path, self.lines, key_path)
+
+
+def load_document(path: Path, model: type[Model], *, error: type[InputError]) -> Document[Model]:
+    """Read, substitute ${VARIABLES} from the environment, and validate.
+
+    Args:
+        path: A YAML file.
+        model: What it should be.
+        error: Class of what is raised.
+
+    Raises:
+        InputError: As `error`; the message names file, line, key path, value and remedy.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as cause:
+        reason = cause.strerror if isinstance(cause, OSError) else "it is not UTF-8 text"
+        raise error(f"{path}: cannot be read: {reason}") from cause
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as cause:
+        line = cause.problem_mark.line + 1 if cause.problem_mark else 1
+        raise error(f"{path}, line {line}: not valid YAML: {cause.problem}") from cause
+    reader = _Reader(path, error)
+    data = reader.read(node, ()) if node is not None else {}
+    try:
+        return Document(path, model.model_validate(data), reader.lines)
+    except ValidationError as cause:
+        problems = [_explain(path, reader.lines, model, e) for e in cause.errors()]
+        raise error("\n".join(dict.fromkeys(problems))) from cause
+
+
+class _Reader:
+    """Turns YAML nodes into plain values and notes the line of each key."""
+
+    def __init__(self, path: Path, error: type[InputError]) -> None:
+        self._path = path
+        self._error = error
+        self.lines: dict[KeyPath, int] = {}
+
+    def read(self, node: yaml.Node, at: KeyPath) -> Any:
+        self.lines.setdefault(at, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            return self._read_mapping(node, at)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.read(item, (*at, i)) for i, item in enumerate(node.value)]
+        value = yaml.SafeLoader("").construct_object(node)  # type: ignore[no-untyped-call]
+        return self._substitute(value, at) if isinstance(value, str) else value
+
+    def _read_mapping(self, node: yaml.MappingNode, at: KeyPath) -> dict[Hashable, Any]:
+        result: dict[Hashable, Any] = {}
+        for key_node, value_node in node.value:
+            key = yaml.SafeLoader("").construct_object(key_node)  # type: ignore[no-untyped-call]
+            here = (*at, key)
+            if key in result:
+                first = self.lines[here]
+                line = key_node.start_mark.line + 1
+                raise self._error(
+                    f"{self._path}, line {line}: {dotted(here)} stands twice "
+                    f"(first on line {first}); keep one"
+                )
+            self.lines[here] = key_node.start_mark.line + 1
+            result[key] = self.read(value_node, here)
+        return result
+
+    def _substitute(self, text: str, at: KeyPath) -> str:
+        def value_of(match: re.Match[str]) -> str:
+            name = match.group(1)
+            if name not in os.environ:
+                raise self._error(
+                    f"{_where(self._path, self.lines, at)}: the environment variable {name} "
+                    f"is not set; export {name}=..."
+                )
+            return os.environ[name]
+
+        return _VARIABLE.sub(value_of, text)
+
+
+def dotted(key_path: KeyPath) -> str:
+    """("streams", 0, "id") as "streams[0].id"."""
+    text = ""
+    for part in key_path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
+    """A remedy for a word that is not among `known`."""
+    names = sorted(known)
+    near = difflib.get_close_matches(word, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(names)}"
+
+
+def _where(path: Path, lines: dict[KeyPath, int], at: KeyPath) -> str:
+    line = next((lines[at[:n]] for n in range(len(at), -1, -1) if at[:n] in lines), 1)
+    return f"{path}, line {line}, {dotted(at)}" if at else f"{path}, line {line}"
+
+
+def _explain(path: Path, lines: dict[KeyPath, int], model: type[BaseModel], error: Any) -> str:
+    at: KeyPath = tuple(error["loc"])
+    kind, value = error["type"], error["input"]
+    if kind == "extra_forbidden":
+        fields = _fields_at(model, at[:-1])
+        return f"{_where(path, lines, at)}: unknown key; {did_you_mean(str(at[-1]), fields)}"
+    if kind == "missing":
+        return f"{_where(path, lines, at[:-1])}: {at[-1]!r} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    shown = repr(value) if isinstance(value, (str, int, float, bool, type(None))) else ""
+    return f"{_where(path, lines, at)}: {shown + ': ' if shown else ''}{message}"
+
+
+def _fields_at(model: type[BaseModel], at: KeyPath) -> list[str]:
+    """The keys that are known at a place inside `model`."""
+    current: Any = model
+    for part in at:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            known = current.model_fields.get(str(part))
+            current = _inner(known.annotation) if known else None
+    if isinstance(current, type) and issubclass(current, BaseModel):
+        return list(current.model_fields)
+    return []
+
+
+def _inner(annotation: Any) -> Any:
+    """The model inside list[Model], dict[str, Model] or Model | None."""
+    if typing.get_origin(annotation) in (list, tuple, dict, types.UnionType, typing.Union):
+        candidates = [_inner(a) for a in typing.get_args(annotation)]
+        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        return models[0] if models else annotation
+    return annotation

@@ -1,0 +1,1 @@
+"""Networks with exits, and the pipeline folders that carry them."""

@@ -1,0 +1,55 @@
+"""Names of network architectures, and how each is built."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from streamexit.documents import did_you_mean
+from streamexit.errors import PipelineError
+from streamexit.models.network import MultiExitNetwork
+from streamexit.preprocessing import Preprocessing
+
+ARCHITECTURES = {"cifar_resnet": "streamexit.models.cifar_resnet:build"}
+"""Name -> "module:factory", imported when asked for."""
+
+
+def build_network(spec: dict[str, Any], preprocessing: Preprocessing) -> MultiExitNetwork:
+    """Build a network with fresh weights from a pipeline's `network` mapping.
+
+    Args:
+        spec: `architecture` is a name from `ARCHITECTURES` or one's own "module:factory"; the
+            other keys are the factory's keyword arguments.
+        preprocessing: Passed to the factory.
+
+    Raises:
+        PipelineError: Unknown architecture, or arguments that do not fit it.
+    """
+    options = dict(spec)
+    name = str(options.pop("architecture", ""))
+    factory = _find_factory(name)
+    try:
+        inspect.signature(factory).bind(**options, preprocessing=preprocessing)
+    except TypeError as error:
+        raise PipelineError(f"network: {error} (architecture {name})") from error
+    network = factory(**options, preprocessing=preprocessing)
+    if not isinstance(network, MultiExitNetwork):
+        raise PipelineError(f"network.architecture: {name} did not return a MultiExitNetwork")
+    return network
+
+
+def _find_factory(name: str) -> Callable[..., Any]:
+    module_name, colon, attribute = ARCHITECTURES.get(name, name).partition(":")
+    if not colon:
+        raise PipelineError(
+            f"network.architecture: {name!r} is unknown; {did_you_mean(name, ARCHITECTURES)}"
+            " (or name your own as module:factory)"
+        )
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise PipelineError(f"network.architecture: {name}: {error}") from error
+    assert callable(factory)
+    return factory

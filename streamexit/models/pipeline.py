@@ -1,0 +1,250 @@
+"""A pipeline: the deployable folder of a network, its labels, its costs and its exit policies.
+
+pipeline.yaml names every other file with its SHA-256, so that a missing, altered or mismatched
+file is found when the pipeline is loaded, not when a result is wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from streamexit.documents import did_you_mean, load_document
+from streamexit.errors import PipelineError
+from streamexit.exits import CostTable
+from streamexit.models.architectures import build_network
+from streamexit.models.cost import gflops_per_exit
+from streamexit.models.network import MultiExitNetwork
+from streamexit.preprocessing import Preprocessing
+
+FILE = "pipeline.yaml"
+WEIGHTS = "network.safetensors"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class PreprocessingSection(_Strict):
+    """See `Preprocessing`."""
+
+    width: int = Field(gt=0)
+    height: int = Field(gt=0)
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    fit: Literal["stretch", "crop"] = "stretch"
+
+    def build(self) -> Preprocessing:
+        """The checked value."""
+        return Preprocessing(**self.model_dump())
+
+
+class FileReference(_Strict):
+    """A file of the folder."""
+
+    file: str = Field(pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class CostSection(_Strict):
+    """See `CostTable`."""
+
+    unit: Literal["gflops"]
+    per_exit: list[float]
+
+
+class PipelineFile(_Strict):
+    """What `pipeline.yaml` says."""
+
+    format: Literal["streamexit.pipeline/1"] = Field(alias="schema")
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    task: dict[str, Any]
+    network: dict[str, Any]
+    preprocessing: PreprocessingSection
+    labels: list[str] = Field(min_length=2)
+    costs: CostSection
+    weights: FileReference
+    calibration: dict[str, Any] = {}
+    default_policy: str | None = None
+    policies: dict[str, FileReference] = {}
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A loaded pipeline.
+
+    Attributes:
+        folder: Where it lies.
+        name: Its name on the wire.
+        task: The task mapping, for `tasks.classification.build_task`.
+        labels: Class names in index order.
+        network: In eval mode, on the CPU.
+        costs: GFLOPs per exit, checked against the network.
+        calibration: Which data the scheduler may be fitted on (data set, size of the split).
+        policies: Name -> policy file, checksums already checked.
+        default_policy: The one used when none is named.
+    """
+
+    folder: Path
+    name: str
+    task: dict[str, Any]
+    labels: tuple[str, ...]
+    network: MultiExitNetwork
+    costs: CostTable
+    calibration: dict[str, Any]
+    policies: dict[str, Path]
+    default_policy: str | None
+
+    def policy_file(self, name: str | None) -> Path:
+        """The file of policy `name`, or of the default one.
+
+        Raises:
+            PipelineError: No such policy, or none at all.
+        """
+        wanted = name or self.default_policy
+        if wanted is None:
+            raise PipelineError(
+                f"{self.folder}: has no exit policy yet; make one with: streamexit fit {self.folder}"
+            )
+        if wanted not in self.policies:
+            raise PipelineError(
+                f"{self.folder}: has no policy {wanted!r}; {did_you_mean(wanted, self.policies)}"
+            )
+        return self.policies[wanted]
+
+
+def load_pipeline(folder: Path) -> Pipeline:
+    """Load and check a pipeline folder.
+
+    Raises:
+        PipelineError: Anything missing, altered or mismatched; the message says what to do.
+    """
+    if not (folder / FILE).is_file():
+        raise PipelineError(f"{folder}: no {FILE} here; is this a pipeline folder?")
+    document = load_document(folder / FILE, PipelineFile, error=PipelineError)
+    spec = document.value
+    network = build_network(spec.network, spec.preprocessing.build())
+    _load_weights(network, _checked(folder, spec.weights))
+    costs = CostTable(spec.costs.unit, tuple(spec.costs.per_exit))
+    _check_costs(document.where("costs", "per_exit"), costs, network)
+    _check_labels(document.where("labels"), len(spec.labels), network)
+    policies = {name: _checked(folder, ref) for name, ref in spec.policies.items()}
+    return Pipeline(
+        folder,
+        spec.name,
+        spec.task,
+        tuple(spec.labels),
+        network.eval(),
+        costs,
+        spec.calibration,
+        policies,
+        spec.default_policy,
+    )
+
+
+def save_pipeline(
+    folder: Path,
+    *,
+    name: str,
+    task: dict[str, Any],
+    network_spec: dict[str, Any],
+    network: MultiExitNetwork,
+    labels: tuple[str, ...],
+    calibration: dict[str, Any],
+) -> None:
+    """Write a folder that `load_pipeline` reads: weights, cost table, checksums; no policies yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    save_file(state, folder / WEIGHTS)
+    p = network.preprocessing
+    content = {
+        "schema": "streamexit.pipeline/1",
+        "name": name,
+        "task": task,
+        "network": network_spec,
+        "preprocessing": {
+            "width": p.width,
+            "height": p.height,
+            "fit": p.fit,
+            "mean": list(p.mean),
+            "std": list(p.std),
+        },
+        "labels": list(labels),
+        "costs": {"unit": "gflops", "per_exit": [round(c, 9) for c in gflops_per_exit(network)]},
+        "weights": {"file": WEIGHTS, "sha256": sha256(folder / WEIGHTS)},
+        "calibration": calibration,
+        "policies": {},
+    }
+    _write(folder, content)
+
+
+def register_policy(folder: Path, name: str, file: Path, *, default: bool) -> None:
+    """Enter a policy file of the folder into `pipeline.yaml`."""
+    content = yaml.safe_load((folder / FILE).read_text(encoding="utf-8"))
+    reference = {"file": file.relative_to(folder).as_posix(), "sha256": sha256(file)}
+    content.setdefault("policies", {})[name] = reference
+    if default:
+        content["default_policy"] = name
+    _write(folder, content)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _write(folder: Path, content: dict[str, Any]) -> None:
+    unfinished = folder / f"{FILE}.partial"
+    unfinished.write_text(yaml.safe_dump(content, sort_keys=False, width=100), encoding="utf-8")
+    unfinished.replace(folder / FILE)
+
+
+def _checked(folder: Path, reference: FileReference) -> Path:
+    path = folder / reference.file
+    if not path.is_file():
+        raise PipelineError(f"{path}: missing; {folder / FILE} names it. Restore the folder")
+    if sha256(path) != reference.sha256:
+        raise PipelineError(
+            f"{path}: its SHA-256 is not the one in {folder / FILE}; the file was altered or "
+            "belongs to another pipeline. Restore it, or train and fit again"
+        )
+    return path
+
+
+def _load_weights(network: MultiExitNetwork, path: Path) -> None:
+    try:
+        network.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise PipelineError(f"{path}: does not fit the network in {FILE}: {reason}") from error
+
+
+def _check_costs(where: str, costs: CostTable, network: MultiExitNetwork) -> None:
+    counted = gflops_per_exit(network)
+    close = len(counted) == len(costs.per_exit) and all(
+        abs(a - b) <= 1e-6 * a for a, b in zip(counted, costs.per_exit, strict=True)
+    )
+    if not close:
+        raise PipelineError(
+            f"{where}: {list(costs.per_exit)} is not what this network costs, "
+            f"{[round(c, 9) for c in counted]}"
+        )
+
+
+def _check_labels(where: str, count: int, network: MultiExitNetwork) -> None:
+    p = network.preprocessing
+    with torch.inference_mode():
+        network.eval()
+        outputs = network(torch.zeros(1, p.height, p.width, 3, dtype=torch.uint8))
+    if outputs[-1].logits.shape[1] != count:
+        raise PipelineError(
+            f"{where}: {count} labels, but the network has {outputs[-1].logits.shape[1]} classes"
+        )

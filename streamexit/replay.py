@@ -1,0 +1,272 @@
+"""Replaying recordings: the node's own engine under virtual time, so that runs are reproducible.
+
+Time is the frames' timestamps. Frames enter in the order of (timestamp, stream), batches form by
+that order and that time, and no clock of this machine is asked: the same input gives the same
+batches, hence the same numbers, however the decode threads happen to run.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from streamexit.backends.torch_backend import TorchBackend
+from streamexit.budget.controller import BudgetController, BudgetState
+from streamexit.engine.engine import Engine, PipelineLane, StreamLane
+from streamexit.errors import InputError
+from streamexit.exits import Budget, ExitRecord
+from streamexit.frame import Frame
+from streamexit.metrics import StreamCounters
+from streamexit.models.pipeline import Pipeline
+from streamexit.prediction import Prediction
+from streamexit.queues import FrameBuffer
+from streamexit.scheduling.policy import ExitPolicy
+from streamexit.sources.reader import Reader, StreamState
+from streamexit.sources.source import Source
+from streamexit.tasks.classification import build_task
+
+MAX_WAIT_SECONDS = 2.0
+"""Virtual. Latency does not matter in a replay, so batches may take their time to fill."""
+
+BUFFER_FRAMES = 64
+
+
+@dataclass(slots=True)
+class StreamReport:
+    """What a replay found for one stream, or for all together.
+
+    Costs are in the pipeline's unit. `accuracy` is None without true labels, `agreement` (with
+    the full network's answers) None unless it was asked for.
+    """
+
+    frames: int
+    answered: int
+    dropped: dict[str, int]
+    mean_cost: float | None
+    full_cost: float
+    worst_window_error: float | None
+    exit_shares: tuple[float, ...]
+    accuracy: float | None
+    agreement: float | None
+    budget_state: BudgetState | None
+    error: str | None
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A stream while it is replayed, and its results so far."""
+
+    stream_id: str
+    counters: StreamCounters
+    buffer: FrameBuffer
+    reader: Reader
+    lane: StreamLane
+    full_lane: StreamLane | None
+    controller: BudgetController
+    exits: list[int] = field(default_factory=list)
+    labelled: int = 0
+    correct: int = 0
+    agreed: int = 0
+    waiting: dict[int, Prediction] = field(default_factory=dict)
+    error: str | None = None
+
+
+class Replay:
+    """One replay of recorded sources through one pipeline.
+
+    Args:
+        sources: Stream id -> recording.
+        pipeline: Loaded pipeline.
+        policy: Which exit policy.
+        budget: Of each stream.
+        window: In frames.
+        device: Where the network runs.
+        max_batch: Rows per batch.
+        agreement: Also run every frame to the last exit, outside the budget, and compare.
+        on_record: Called with each answer, in frame order per stream.
+
+    Raises:
+        InputError: A live source.
+    """
+
+    def __init__(
+        self,
+        sources: dict[str, Source],
+        *,
+        pipeline: Pipeline,
+        policy: ExitPolicy,
+        budget: Budget,
+        device: torch.device,
+        window: int = 300,
+        max_batch: int = 32,
+        agreement: bool = False,
+        on_record: Callable[[ExitRecord], None] = lambda record: None,
+    ) -> None:
+        for stream_id, source in sources.items():
+            if source.live:
+                raise InputError(f"{stream_id}: a live source cannot be replayed; record it first")
+        self._pipeline = pipeline
+        self._task = build_task(pipeline.task, pipeline.labels)
+        self._window = window
+        self._budget = budget.as_fraction(pipeline.costs)
+        self._table = policy.table
+        self._on_record = on_record
+        backend = TorchBackend(
+            pipeline.network, self._task, policy.scorer, device=device, max_batch=max_batch
+        )
+        self._engine = Engine(self._record)
+        self._full_engine = Engine(self._compare) if agreement else None
+        self._lane = PipelineLane(backend, self._task, pipeline.costs, max_wait=MAX_WAIT_SECONDS)
+        self._full = PipelineLane(backend, self._task, pipeline.costs, max_wait=MAX_WAIT_SECONDS)
+        self._streams = {name: self._stream(name, source) for name, source in sources.items()}
+        self.seconds = 0.0
+
+    def run(self) -> None:
+        """Play everything to its end."""
+        started = time.perf_counter()
+        for stream in self._streams.values():
+            stream.reader.start()
+        now = 0.0
+        try:
+            for stream, frame in _merged(list(self._streams.values())):
+                now = max(now, frame.info.pts_seconds)
+                self._advance(now)
+                self._engine.admit(stream.lane, frame, now)
+                if self._full_engine and stream.full_lane:
+                    self._full_engine.admit(stream.full_lane, frame, now)
+            self._advance(now, flush=True)
+            self._engine.check_integrity()
+        finally:
+            for stream in self._streams.values():
+                stream.reader.stop()
+                stream.buffer.close()
+            self.seconds = time.perf_counter() - started
+
+    def stream_reports(self) -> dict[str, StreamReport]:
+        """Per stream."""
+        return {name: self._report([stream]) for name, stream in self._streams.items()}
+
+    def total(self) -> StreamReport:
+        """All streams together; the worst window is the worst of any stream."""
+        return self._report(list(self._streams.values()))
+
+    def _advance(self, now: float, *, flush: bool = False) -> None:
+        for engine in (self._engine, self._full_engine):
+            while engine is not None and engine.step(now, flush=flush):
+                pass
+
+    def _stream(self, name: str, source: Source) -> _Stream:
+        counters = StreamCounters()
+        buffer = FrameBuffer(capacity=BUFFER_FRAMES, live=False, counters=counters)
+        controller = BudgetController(self._table, budget=self._budget, window=self._window)
+        full_lane = None
+        if self._full_engine:
+            endless = BudgetController(self._table, budget=1.0)
+            full_lane = self._full_engine.add_stream(name, self._full, endless, StreamCounters())
+        return _Stream(
+            name,
+            counters,
+            buffer,
+            Reader(name, source, buffer, on_state=self._watch(name), wall_clock=None),
+            self._engine.add_stream(name, self._lane, controller, counters),
+            full_lane,
+            controller,
+        )
+
+    def _watch(self, name: str) -> Callable[[StreamState], None]:
+        def on_state(state: StreamState) -> None:
+            if state.state == "error":
+                self._streams[name].error = state.message
+
+        return on_state
+
+    def _record(self, record: ExitRecord) -> None:
+        stream = self._streams[record.frame.stream_id]
+        stream.exits.append(record.exit)
+        if record.frame.label is not None:
+            stream.labelled += 1
+            stream.correct += self._task.is_correct(record.prediction, record.frame.label)
+        self._pair(stream, record)
+        self._on_record(record)
+
+    def _compare(self, record: ExitRecord) -> None:
+        self._pair(self._streams[record.frame.stream_id], record)
+
+    def _pair(self, stream: _Stream, record: ExitRecord) -> None:
+        """Meet the other engine's answer to the same frame."""
+        if self._full_engine is None:
+            return
+        other = stream.waiting.pop(record.frame.index, None)
+        if other is None:
+            stream.waiting[record.frame.index] = record.prediction
+        else:
+            stream.agreed += self._task.same_answer(record.prediction, other)
+
+    def _report(self, streams: Sequence[_Stream]) -> StreamReport:
+        costs = self._pipeline.costs
+        exits = [k for stream in streams for k in stream.exits]
+        labelled = sum(stream.labelled for stream in streams)
+        dropped: Counter[str] = Counter()
+        for stream in streams:
+            dropped.update(stream.counters.dropped)
+        one = streams[0] if len(streams) == 1 else None
+        windows = [e for e in (self._worst_window(s.exits) for s in streams) if e is not None]
+        n = len(exits)
+        return StreamReport(
+            frames=sum(stream.counters.frames for stream in streams),
+            answered=n,
+            dropped=dict(sorted(dropped.items())),
+            mean_cost=sum(costs.per_exit[k] for k in exits) / n if n else None,
+            full_cost=costs.full,
+            worst_window_error=max(windows, default=None),
+            exit_shares=tuple(exits.count(k) / n if n else 0.0 for k in range(len(costs.per_exit))),
+            accuracy=sum(s.correct for s in streams) / labelled if labelled else None,
+            agreement=sum(s.agreed for s in streams) / n if n and self._full_engine else None,
+            budget_state=one.controller.status.state if one else None,
+            error="; ".join(s.error for s in streams if s.error) or None,
+        )
+
+    def _worst_window(self, exits: Sequence[int]) -> float | None:
+        return worst_window_error(
+            [self._pipeline.costs.fractions[k] for k in exits], self._budget, self._window
+        )
+
+
+def worst_window_error(costs: Sequence[float], budget: float, window: int) -> float | None:
+    """Largest |mean - budget| / budget over any `window` consecutive costs.
+
+    Over all of them when there are fewer than `window`; None when there are none.
+    """
+    if not costs:
+        return None
+    size = min(window, len(costs))
+    current = sum(costs[:size])
+    worst = abs(current / size - budget)
+    for i in range(size, len(costs)):
+        current += costs[i] - costs[i - size]
+        worst = max(worst, abs(current / size - budget))
+    return worst / budget
+
+
+def _merged(streams: Sequence[_Stream]) -> Iterator[tuple[_Stream, Frame]]:
+    """Frames of all streams by (timestamp, stream), whichever thread is ahead."""
+    heads: list[tuple[float, int, Frame]] = []
+
+    def push(i: int) -> None:
+        frame = streams[i].buffer.wait()
+        if frame is not None:
+            heapq.heappush(heads, (frame.info.pts_seconds, i, frame))
+
+    for i in range(len(streams)):
+        push(i)
+    while heads:
+        _, i, frame = heapq.heappop(heads)
+        yield streams[i], frame
+        push(i)
+
+

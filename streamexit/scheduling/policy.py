@@ -1,0 +1,129 @@
+"""An exit policy: a scorer, and thresholds for every budget. What `fit` makes and streams use."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+
+from streamexit.errors import PipelineError
+from streamexit.scheduling.eenet import EENetFit, table_budgets
+from streamexit.scheduling.evidence import Calibration
+from streamexit.scheduling.scorers import MaxProbability, Scorer, build_scorer, score_all_exits
+from streamexit.scheduling.shares import GeometricShares, ShareRule
+from streamexit.scheduling.thresholds import ThresholdTable, build_table
+
+FORMAT = "streamexit.policy/1"
+_META = "policy"
+
+
+@dataclass(frozen=True)
+class ExitPolicy:
+    """Who leaves where.
+
+    Attributes:
+        name: In the pipeline folder and on the command line.
+        scorer: Runs inside the stages.
+        table: Budget -> thresholds.
+        provenance: What it was fitted on, by what, when.
+    """
+
+    name: str
+    scorer: Scorer
+    table: ThresholdTable
+    provenance: dict[str, Any]
+
+
+def fit_policy(
+    name: str, calibration: Calibration, fractions: tuple[float, ...], *, seed: int = 0
+) -> ExitPolicy:
+    """Fit a policy of the library on calibration data.
+
+    Args:
+        name: A key of `POLICIES`.
+        calibration: Evidence that no other step has used.
+        fractions: [K], cost of each exit as a share of the full network's.
+        seed: For methods with random initial weights.
+
+    Raises:
+        PipelineError: Unknown name.
+    """
+    if name not in POLICIES:
+        raise PipelineError(f"policy: {name!r} is unknown; known are {', '.join(POLICIES)}")
+    scorer, rule = POLICIES[name](calibration, fractions, seed)
+    scores = score_all_exits(scorer, calibration).detach().double().numpy()
+    rows = [rule.shares(float(budget)) for budget in table_budgets(fractions)]
+    table = build_table(scores, fractions, rows)
+    provenance = {"scorer": scorer.kind, "share_rule": rule.kind, "frames": len(scores)}
+    return ExitPolicy(name, scorer, table, {**provenance, "seed": seed})
+
+
+def _eenet(
+    calibration: Calibration, fractions: tuple[float, ...], seed: int
+) -> tuple[Scorer, ShareRule]:
+    fit = EENetFit(calibration, fractions, seed=seed)
+    return fit.scorer, fit
+
+
+def _max_probability(
+    calibration: Calibration, fractions: tuple[float, ...], seed: int
+) -> tuple[Scorer, ShareRule]:
+    return MaxProbability(), GeometricShares(fractions)
+
+
+POLICIES = {"eenet": _eenet, "max-probability": _max_probability}
+"""Name -> how its scorer and share rule come from (calibration, fractions, seed)."""
+
+
+def save_policy(policy: ExitPolicy, path: Path) -> None:
+    """Write one safetensors file: the scorer's weights, and all else as JSON in its metadata."""
+    meta = {
+        "schema": FORMAT,
+        "name": policy.name,
+        "scorer": {"kind": policy.scorer.kind, "config": policy.scorer.config()},
+        "fractions": policy.table.fractions,
+        "budgets": policy.table.budgets,
+        "thresholds": [[_to_json(t) for t in row] for row in policy.table.thresholds],
+        "shares": policy.table.shares,
+        "provenance": policy.provenance,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weights = {k: v.contiguous() for k, v in policy.scorer.state_dict().items()}
+    path.write_bytes(save_safetensors(weights, metadata={_META: json.dumps(meta)}))
+
+
+def load_policy(path: Path, fractions: tuple[float, ...]) -> ExitPolicy:
+    """Read a policy and check that it was made for exits of these costs.
+
+    Raises:
+        PipelineError: Not a policy file, or one of another network.
+    """
+    content = path.read_bytes()
+    try:
+        header_length = int.from_bytes(content[:8], "little")
+        meta = json.loads(json.loads(content[8 : 8 + header_length])["__metadata__"][_META])
+        if meta["schema"] != FORMAT:
+            raise PipelineError(f"{path}: schema {meta['schema']!r} is not {FORMAT!r}")
+        scorer = build_scorer(meta["scorer"]["kind"], meta["scorer"]["config"])
+        scorer.load_state_dict(load_safetensors(content))
+        table = ThresholdTable(
+            tuple(meta["fractions"]),
+            tuple(meta["budgets"]),
+            tuple(tuple(float(t) for t in row) for row in meta["thresholds"]),
+            tuple(tuple(row) for row in meta["shares"]),
+        )
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise PipelineError(f"{path}: not a readable exit policy: {error}") from error
+    if not np.allclose(table.fractions, fractions, rtol=1e-6):
+        raise PipelineError(f"{path}: was fitted for another cost table; run streamexit fit again")
+    return ExitPolicy(meta["name"], scorer.eval(), table, meta["provenance"])
+
+
+def _to_json(threshold: float) -> float | str:
+    """JSON knows no infinity."""
+    return threshold if np.isfinite(threshold) else str(threshold)

@@ -1,0 +1,176 @@
+"""From exit shares to thresholds, and a table of thresholds over all budgets.
+
+N: frames, K: exits, J: rows of a table.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamexit.errors import PipelineError
+from streamexit.exits import ALWAYS, NEVER
+from streamexit.scheduling.evidence import Floats
+
+LOGIT_LIMIT = 17.0
+"""Scores are float32, so a logit of 17 is as near to 0 or 1 as makes a difference."""
+
+
+def solve_thresholds(scores: Floats, shares: Floats) -> Floats:
+    """Thresholds under which the given shares of frames leave at each exit.
+
+    Exit by exit, the highest-scoring of the frames still present leave (MSDNet, ICLR 2018,
+    section 5; EENet, WACV 2024, section 3.3). Among equal scores all leave or none, whichever
+    comes nearer; what that misses is made up at the next exit. NaN never leaves early.
+
+    Args:
+        scores: [N, K].
+        shares: [K], non-negative, summing to 1.
+
+    Returns:
+        [K]; +inf where nobody should leave, -inf at the last exit, which always accepts.
+    """
+    n, num_exits = scores.shape
+    thresholds = np.full(num_exits, NEVER)
+    thresholds[-1] = ALWAYS
+    waiting = np.arange(n)
+    wanted = np.rint(np.cumsum(shares) * n).astype(int)
+    for k in range(num_exits - 1):
+        leaving = wanted[k] - (n - len(waiting))
+        here = np.nan_to_num(scores[waiting, k], nan=ALWAYS)
+        thresholds[k] = _cut(here, leaving)
+        waiting = waiting[~(here >= thresholds[k])]
+    return thresholds
+
+
+def _cut(scores: Floats, count: int) -> float:
+    """The threshold that the highest `count` scores reach, ties going the nearer way."""
+    if count <= 0 or not len(scores):
+        return NEVER
+    if count >= len(scores):
+        return ALWAYS
+    edge = float(np.sort(scores)[len(scores) - count])
+    with_ties, without = int((scores >= edge).sum()), int((scores > edge).sum())
+    if edge == ALWAYS or (without and count - without < with_ties - count):
+        above = scores[scores > edge]
+        return float(above.min()) if len(above) else NEVER
+    return edge
+
+
+def exits_taken(scores: Floats, thresholds: Floats) -> NDArray[np.int64]:
+    """Where each frame leaves: the first exit whose score reaches its threshold, else the last.
+
+    Args:
+        scores: [N, K].
+        thresholds: [K].
+    """
+    reached = scores >= thresholds
+    reached[:, -1] = True
+    return reached.argmax(1)
+
+
+@dataclass(frozen=True)
+class ThresholdTable:
+    """Thresholds for every budget between the first exit's cost and the full network's.
+
+    Thresholds are interpolated on the logit scale. At or below the lower end every frame leaves
+    at exit 0; at or above the upper end none leaves before the last. So whatever the content, the
+    two ends of the table force the two extremes of cost: a controller can always reach a budget.
+
+    Attributes:
+        fractions: [K], cost of each exit as a share of the full network's; the last is 1.
+        budgets: [J], strictly rising, inside (fractions[0], 1): the mean cost on calibration data.
+        thresholds: [J][K-1]; never falling from row to row.
+        shares: [J][K]: the exit shares on calibration data.
+    """
+
+    fractions: tuple[float, ...]
+    budgets: tuple[float, ...]
+    thresholds: tuple[tuple[float, ...], ...]
+    shares: tuple[tuple[float, ...], ...]
+
+    def __post_init__(self) -> None:
+        k = len(self.fractions)
+        rows = len(self.budgets)
+        if len(self.thresholds) != rows or len(self.shares) != rows:
+            raise PipelineError("policy: budgets, thresholds and shares differ in length")
+        if any(len(t) != k - 1 for t in self.thresholds) or any(len(s) != k for s in self.shares):
+            raise PipelineError(f"policy: rows do not match the {k} exits of the cost table")
+        inside = [self.low, *self.budgets, self.high]
+        if any(a >= b for a, b in zip(inside, inside[1:], strict=False)):
+            raise PipelineError(f"policy: budgets must rise strictly inside {self.low}..{self.high}")
+        logits = [tuple(logit(t) for t in row) for row in self.thresholds]
+        logits = [(-LOGIT_LIMIT,) * (k - 1), *logits, (LOGIT_LIMIT,) * (k - 1)]
+        object.__setattr__(self, "_knots", (inside, logits))
+
+    @property
+    def low(self) -> float:
+        """The first exit's cost: where every frame leaves at once."""
+        return self.fractions[0]
+
+    @property
+    def high(self) -> float:
+        """1: where no frame leaves early."""
+        return self.fractions[-1]
+
+    def threshold(self, u: float, k: int) -> float:
+        """The threshold of exit k at table coordinate `u`, a share of the full cost."""
+        if k == len(self.fractions) - 1 or u <= self.low:
+            return ALWAYS
+        if u >= self.high:
+            return NEVER
+        knots, logits = self._knots  # type: ignore[attr-defined]
+        j = bisect_right(knots, u)
+        part = (u - knots[j - 1]) / (knots[j] - knots[j - 1])
+        mixed = logits[j - 1][k] + part * (logits[j][k] - logits[j - 1][k])
+        return 1 / (1 + math.exp(-mixed))
+
+    def at(self, u: float) -> tuple[float, ...]:
+        """All K thresholds at `u`."""
+        return tuple(self.threshold(u, k) for k in range(len(self.fractions)))
+
+
+def build_table(
+    scores: Floats, fractions: Sequence[float], budgets_shares: Sequence[Floats]
+) -> ThresholdTable:
+    """Solve for each row of shares and make the result monotone in the budget.
+
+    Args:
+        scores: [N, K] on calibration data.
+        fractions: [K].
+        budgets_shares: Rows of shares [K], for rising budgets.
+
+    A row's budget is the mean cost that its thresholds really cause on the calibration data, not
+    the one that was asked for; rows that do not raise it are left out.
+    """
+    costs = np.asarray(fractions)
+    num_exits = len(costs)
+    floor = np.full(num_exits, ALWAYS)
+    budgets: list[float] = []
+    thresholds: list[tuple[float, ...]] = []
+    shares: list[tuple[float, ...]] = []
+    for wanted in budgets_shares:
+        floor = np.maximum(floor, solve_thresholds(scores, wanted))
+        floor[-1] = ALWAYS
+        taken = exits_taken(scores, floor)
+        mean = float(costs[taken].mean())
+        if not (budgets[-1] if budgets else fractions[0]) < mean < fractions[-1]:
+            continue
+        budgets.append(mean)
+        thresholds.append(tuple(float(t) for t in floor[:-1]))
+        shares.append(tuple((np.bincount(taken, minlength=num_exits) / len(taken)).tolist()))
+    return ThresholdTable(tuple(fractions), tuple(budgets), tuple(thresholds), tuple(shares))
+
+
+def logit(score: float) -> float:
+    """log(p / (1 - p)), limited to what float32 can tell apart."""
+    if score <= 0:
+        return -LOGIT_LIMIT
+    if score >= 1:
+        return LOGIT_LIMIT
+    return max(-LOGIT_LIMIT, min(LOGIT_LIMIT, math.log(score / (1 - score))))

@@ -1,0 +1,99 @@
+"""A folder or zip of pictures, `class/name.jpg`, every picture with its true label.
+
+Pictures come in the order of their file names, classes mixed, so that numbered pictures keep the
+order in which they were taken.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+
+from streamexit.documents import did_you_mean
+from streamexit.errors import SourceError
+from streamexit.preprocessing import InputConverter, Preprocessing
+from streamexit.sources.source import DropReport, Picture
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+
+
+class ImageSource:
+    """Pictures from a folder or a zip.
+
+    Args:
+        path: The folder or zip. Pictures directly in it have no label.
+        preprocessing: Of the pipeline.
+        labels: Of the pipeline; folder names are looked up here.
+        rate: Pictures per second, for their timestamps.
+    """
+
+    live = False
+
+    def __init__(
+        self, path: Path, preprocessing: Preprocessing, *, labels: Sequence[str], rate: float
+    ) -> None:
+        self._path = path
+        self._preprocessing = preprocessing
+        self._labels = {name: index for index, name in enumerate(labels)}
+        self._rate = rate
+
+    def pictures(self, report: DropReport) -> Iterator[Picture]:
+        """See `Source`. A file that is no picture counts as one dropped frame."""
+        convert = InputConverter(self._preprocessing)
+        names, read = self._open()
+        decoded = 0
+        for index, (name, label) in enumerate(self._labelled(names)):
+            encoded = np.frombuffer(read(name), np.uint8)
+            rgb = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB) if encoded.size else None
+            if rgb is None:
+                report("unreadable_image")
+                continue
+            decoded += 1
+            yield Picture(convert.from_array(rgb.astype(np.uint8)), index / self._rate, label)
+        if not decoded:
+            raise SourceError(
+                f"images:{self._path}: none of its {len(names)} files could be read as a picture",
+                reason="no_frames",
+            )
+
+    def _open(self) -> tuple[list[str], Callable[[str], bytes]]:
+        """The picture files' relative names, and how to read one."""
+        if self._path.is_dir():
+            files = [p for p in self._path.rglob("*") if p.suffix.lower() in SUFFIXES]
+            names = [p.relative_to(self._path).as_posix() for p in files]
+            return self._in_order(names), lambda name: (self._path / name).read_bytes()
+        if not self._path.exists():
+            raise SourceError(
+                f"images:{self._path}: does not exist; give a folder or a zip of class/name.jpg",
+                reason="cannot_open",
+            )
+        try:
+            archive = zipfile.ZipFile(self._path)
+        except (zipfile.BadZipFile, OSError) as error:
+            raise SourceError(
+                f"images:{self._path}: neither a folder nor a zip ({error})", reason="cannot_open"
+            ) from error
+        names = [n for n in archive.namelist() if PurePosixPath(n).suffix.lower() in SUFFIXES]
+        return self._in_order(names), archive.read
+
+    def _in_order(self, names: list[str]) -> list[str]:
+        if not names:
+            raise SourceError(
+                f"images:{self._path}: holds no pictures ({', '.join(sorted(SUFFIXES))})",
+                reason="no_frames",
+            )
+        return sorted(names, key=lambda name: (PurePosixPath(name).name, name))
+
+    def _labelled(self, names: Sequence[str]) -> list[tuple[str, int | None]]:
+        classes = {name: PurePosixPath(name).parent.name for name in names}
+        for unknown in sorted(set(classes.values()) - set(self._labels) - {""}):
+            raise SourceError(
+                f"images:{self._path}: class {unknown!r} is not one of the pipeline's; "
+                f"{did_you_mean(unknown, self._labels)}",
+                reason="unknown_class",
+            )
+        return [(name, self._labels.get(classes[name])) for name in names]

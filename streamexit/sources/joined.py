@@ -1,0 +1,42 @@
+"""Several sources played one after the other as one, once or for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from streamexit.sources.source import DropReport, Picture, Source
+
+FIRST_STEP = 0.04
+"""Seconds between two parts when a part has one picture only."""
+
+
+class JoinedSource:
+    """See the module.
+
+    Args:
+        parts: Recordings; a live source never ends, so nothing would come after it.
+        repeat: Start again after the last one.
+    """
+
+    live = False
+
+    def __init__(self, parts: Sequence[Source], *, repeat: bool = False) -> None:
+        self._parts = parts
+        self._repeat = repeat
+
+    def pictures(self, report: DropReport) -> Iterator[Picture]:
+        """See `Source`; timestamps go on from part to part."""
+        offset, step = 0.0, FIRST_STEP
+        while True:
+            for part in self._parts:
+                first = last = None
+                for picture in part.pictures(report):
+                    first = picture.pts_seconds if first is None else first
+                    pts = offset + picture.pts_seconds - first
+                    step = pts - last if last is not None else step
+                    last = pts
+                    yield replace(picture, pts_seconds=pts)
+                offset = (last if last is not None else offset) + step
+            if not self._repeat:
+                return

@@ -1,0 +1,65 @@
+"""From what the user writes to a source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from streamexit.documents import did_you_mean
+from streamexit.errors import SourceError
+from streamexit.preprocessing import Preprocessing
+from streamexit.sources.images import ImageSource
+from streamexit.sources.source import Source
+from streamexit.sources.synthetic import SyntheticSource
+from streamexit.sources.video import VideoSource
+
+DEFAULT_RATE = 25.0
+
+
+def open_source(
+    text: str,
+    *,
+    preprocessing: Preprocessing,
+    labels: Sequence[str],
+    base: Path = Path(),
+    rate: float = DEFAULT_RATE,
+) -> Source:
+    """Make the source that `text` describes; nothing is opened yet.
+
+    Args:
+        text: A file path, a URL, "images:FOLDER_OR_ZIP", or "synthetic:seed=1,frames=300".
+        preprocessing: Of the pipeline.
+        labels: Of the pipeline.
+        base: Relative paths start here.
+        rate: Pictures per second of sources that have no clock of their own.
+
+    Raises:
+        SourceError: `text` cannot be understood.
+    """
+    kind, colon, rest = text.partition(":")
+    if kind == "images" and colon:
+        return ImageSource(base / rest, preprocessing, labels=labels, rate=rate)
+    if kind == "synthetic" and colon:
+        return _synthetic(text, rest, preprocessing, rate)
+    if "://" in text:
+        return VideoSource(text, preprocessing)
+    return VideoSource(str(base / text), preprocessing)
+
+
+def _synthetic(
+    text: str, options: str, preprocessing: Preprocessing, rate: float
+) -> SyntheticSource:
+    values = {"seed": 0, "frames": 300}
+    for option in filter(None, options.split(",")):
+        name, _, number = option.partition("=")
+        if name not in values:
+            raise SourceError(
+                f"{text}: option {name!r} is unknown; {did_you_mean(name, values)}",
+                reason="bad_source",
+            )
+        if not number.isdecimal():
+            raise SourceError(
+                f"{text}: {name}={number!r} must be a whole number", reason="bad_source"
+            )
+        values[name] = int(number)
+    return SyntheticSource(preprocessing, seed=values["seed"], frames=values["frames"], rate=rate)

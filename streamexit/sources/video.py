@@ -1,0 +1,142 @@
+"""Video files and network streams, through PyAV.
+
+Colour conversion and resize happen in one step on the decoded picture, so that no full-resolution
+RGB copy exists. PyAV releases the GIL while it decodes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import av
+from av.container import InputContainer
+from av.error import FFmpegError, InvalidDataError
+from av.video.stream import VideoStream
+
+from streamexit.errors import SourceError
+from streamexit.preprocessing import InputConverter, Preprocessing
+from streamexit.sources.redact import redact
+from streamexit.sources.source import DropReport, Picture
+
+LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp")
+TIMEOUT_MICROSECONDS = "10000000"
+FALLBACK_RATE = 25.0
+
+_SCHEME = re.compile(r"^([a-z]+)://")
+
+
+class VideoSource:
+    """A video file or a network stream.
+
+    Args:
+        url: A path, or a URL of one of `LIVE_SCHEMES`.
+        preprocessing: Of the pipeline.
+    """
+
+    def __init__(self, url: str, preprocessing: Preprocessing) -> None:
+        scheme = _SCHEME.match(url)
+        self._scheme = scheme.group(1) if scheme else "file"
+        self.live = self._scheme in LIVE_SCHEMES
+        self._url = url
+        self._preprocessing = preprocessing
+
+    def pictures(self, report: DropReport) -> Iterator[Picture]:
+        """See `Source`.
+
+        A packet that the codec cannot decode, and a picture that it marks as damaged, count as
+        one dropped frame each.
+        """
+        convert = InputConverter(self._preprocessing)
+        last = float("-inf")
+        decoded = 0
+        with self._open() as (container, stream):
+            step = 1 / float(stream.average_rate or FALLBACK_RATE)
+            for packet in self._packets(container, stream):
+                try:
+                    frames = packet.decode()
+                except InvalidDataError:
+                    report("decode_error")
+                    continue
+                except FFmpegError as error:
+                    raise self._error(error, "decode_error") from error
+                for frame in frames:
+                    if frame.is_corrupt:
+                        report("decode_error")
+                        continue
+                    pts = frame.time
+                    if pts is None or pts <= last:
+                        pts = 0.0 if decoded == 0 else last + step
+                    last = pts
+                    decoded += 1
+                    yield Picture(convert(frame), pts)
+        if not decoded:
+            raise SourceError(
+                f"{self._shown}: holds a video stream but not one picture could be decoded; "
+                "the file may be truncated or damaged",
+                reason="no_frames",
+            )
+
+    @contextmanager
+    def _open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
+        try:
+            container = av.open(self._url, options=self._options(), metadata_errors="replace")
+        except FFmpegError as error:
+            raise self._error(error, "cannot_open") from error
+        with container:
+            stream = next((s for s in container.streams.video if not _is_cover(s)), None)
+            if stream is None:
+                raise SourceError(
+                    f"{self._shown}: holds no video stream ({_describe(container)}); "
+                    "give a file or camera with a picture",
+                    reason="no_video",
+                )
+            stream.thread_type = "SLICE" if self.live else "AUTO"
+            yield container, stream
+
+    def _packets(
+        self, container: InputContainer, stream: VideoStream
+    ) -> Iterator[av.Packet[VideoStream]]:
+        """Demux; a damaged end of a file is an end."""
+        try:
+            yield from container.demux(stream)
+        except InvalidDataError as error:
+            if self.live:
+                raise self._error(error, "stream_broken") from error
+        except FFmpegError as error:
+            raise self._error(error, "stream_broken") from error
+
+    def _options(self) -> dict[str, str]:
+        if self._scheme in ("rtsp", "rtsps"):
+            return {"rtsp_transport": "tcp", "timeout": TIMEOUT_MICROSECONDS}
+        if self.live:
+            return {"rw_timeout": TIMEOUT_MICROSECONDS}
+        return {"protocol_whitelist": "file"}
+
+    @property
+    def _shown(self) -> str:
+        return redact(self._url)
+
+    def _error(self, error: FFmpegError, reason: str) -> SourceError:
+        return SourceError(
+            f"{self._shown}: {_cause(error)}; check that it exists and is a video "
+            "that ffmpeg can play" if not self.live else
+            f"{self._shown}: {_cause(error)}; check address, credentials and network",
+            reason=reason,
+        )
+
+
+def _cause(error: FFmpegError) -> str:
+    if isinstance(error, InvalidDataError):
+        return "not a video, or damaged (invalid data found)"
+    return (error.strerror or str(error)).lower()
+
+
+def _is_cover(stream: VideoStream) -> bool:
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _describe(container: InputContainer) -> str:
+    kinds = [stream.type for stream in container.streams]
+    return f"streams: {', '.join(kinds)}" if kinds else "no streams at all"

@@ -1,0 +1,1 @@
+"""Making networks: data sets, losses, the training loop. The running node never imports this."""

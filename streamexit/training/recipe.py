@@ -1,0 +1,65 @@
+"""What `train.yaml` says: everything that a training run depends on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(_Strict):
+    """Which pictures, and how many of them are kept away from training."""
+
+    dataset: str
+    root: str
+    calibration_size: Annotated[int, Field(gt=0)]
+
+
+class Optimiser(_Strict):
+    """SGD with Nesterov momentum under linear warm-up and cosine decay."""
+
+    epochs: Annotated[int, Field(gt=0)]
+    batch_size: Annotated[int, Field(gt=0)] = 128
+    peak_learning_rate: Positive = 0.2
+    warmup_epochs: Annotated[float, Field(ge=0)] = 5
+    momentum: Fraction = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    average_decay: Fraction = 0.999
+    """Of the exponential moving average of the weights; the average is what ships."""
+
+
+class Distillation(_Strict):
+    """Early exits learn from the last one."""
+
+    weight: Fraction = 0.5
+    temperature: Positive = 3.0
+    starts_at: Fraction = 0.25
+    """Share of the epochs after which the last exit is worth learning from."""
+
+
+class Augmentation(_Strict):
+    """Random crops and mirror images."""
+
+    padding: Annotated[int, Field(ge=0)] = 4
+
+
+class Recipe(_Strict):
+    """A whole training run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    task: dict[str, Any]
+    network: dict[str, Any]
+    preprocessing: dict[str, Any]
+    data: Data
+    optimiser: Optimiser
+    distillation: Distillation = Distillation()
+    augmentation: Augmentation = Augmentation()
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    seed: int = 0

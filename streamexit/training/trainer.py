@@ -1,0 +1,205 @@
+"""The training loop: joint multi-exit loss, mixed precision, averaged weights, resumable.
+
+With the same recipe, data, device and thread count, two runs give the same weights: all randomness
+comes from generators seeded by (seed, epoch), so that a resumed run goes on as if never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from streamexit.models.network import MultiExitNetwork
+from streamexit.training.augment import random_crop_and_flip
+from streamexit.training.datasets import LabelledImages
+from streamexit.training.losses import multi_exit_loss
+from streamexit.training.recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class EpochReport:
+    """What one epoch did.
+
+    Attributes:
+        epoch: From 1.
+        epochs: In all.
+        loss: Mean joint loss over the epoch.
+        exit_accuracy: Per exit, on the augmented training pictures, in [0, 1].
+        seconds: That the epoch took.
+        seconds_left: Estimate for the epochs to come, from those of this process.
+    """
+
+    epoch: int
+    epochs: int
+    loss: float
+    exit_accuracy: tuple[float, ...]
+    seconds: float
+    seconds_left: float
+
+
+class Trainer:
+    """One training run.
+
+    Args:
+        network: Trained in place; holds the averaged weights at the end.
+        data: The training part.
+        recipe: See `Recipe`.
+        device: Where to train.
+        checkpoint: File that is written after each epoch and resumed from when it exists.
+        on_epoch: Called after each epoch.
+    """
+
+    def __init__(
+        self,
+        network: MultiExitNetwork,
+        data: LabelledImages,
+        recipe: Recipe,
+        *,
+        device: torch.device,
+        checkpoint: Path,
+        on_epoch: Callable[[EpochReport], None],
+    ) -> None:
+        self._network = network.to(device, memory_format=torch.channels_last)
+        self._images = torch.from_numpy(data.images).to(device)
+        self._labels = torch.from_numpy(data.labels).to(device)
+        self._recipe = recipe
+        self._device = device
+        self._checkpoint = checkpoint
+        self._on_epoch = on_epoch
+        self._average = AveragedModel(
+            self._network,
+            multi_avg_fn=get_ema_multi_avg_fn(recipe.optimiser.average_decay),
+            use_buffers=True,
+        )
+        self._optimiser = torch.optim.SGD(
+            self._parameter_groups(),
+            lr=recipe.optimiser.peak_learning_rate,
+            momentum=recipe.optimiser.momentum,
+            nesterov=recipe.optimiser.momentum > 0,
+        )
+
+    def run(self) -> None:
+        """Train from the checkpoint, or from the start, to the last epoch."""
+        epochs = self._recipe.optimiser.epochs
+        first = self._resume()
+        started = time.monotonic()
+        for epoch in range(first, epochs):
+            begun = time.monotonic()
+            loss, accuracy = self._run_epoch(epoch)
+            self._save(epoch + 1)
+            now = time.monotonic()
+            mean = (now - started) / (epoch + 1 - first)
+            left = mean * (epochs - epoch - 1)
+            self._on_epoch(EpochReport(epoch + 1, epochs, loss, accuracy, now - begun, left))
+        self._network.load_state_dict(self._average.module.state_dict())
+        self._network.eval()
+
+    def _run_epoch(self, epoch: int) -> tuple[float, tuple[float, ...]]:
+        recipe = self._recipe
+        generator = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
+        order = torch.randperm(len(self._labels), generator=generator).to(self._device)
+        batches = order.split(recipe.optimiser.batch_size)
+        total_loss = torch.zeros((), device=self._device)
+        correct = torch.zeros(self._network.num_exits, device=self._device)
+        self._network.train()
+        for step, rows in enumerate(batches):
+            self._set_learning_rate(epoch + step / len(batches))
+            images = random_crop_and_flip(
+                self._images[rows], padding=recipe.augmentation.padding, generator=generator
+            )
+            loss, logits = self._train_batch(images, self._labels[rows], epoch)
+            total_loss += loss * len(rows)
+            correct += torch.stack([(z.argmax(1) == self._labels[rows]).sum() for z in logits])
+        n = len(self._labels)
+        return float(total_loss / n), tuple((correct / n).tolist())
+
+    def _train_batch(
+        self, images: Tensor, labels: Tensor, epoch: int
+    ) -> tuple[Tensor, list[Tensor]]:
+        recipe = self._recipe
+        teaching = epoch >= recipe.distillation.starts_at * recipe.optimiser.epochs
+        with self._mixed_precision():
+            logits = [output.logits for output in self._network(images)]
+        loss = multi_exit_loss(
+            logits,
+            labels,
+            distillation=recipe.distillation.weight if teaching else 0.0,
+            temperature=recipe.distillation.temperature,
+        )
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimiser.step()
+        self._average.update_parameters(self._network)
+        return loss.detach(), [z.detach() for z in logits]
+
+    def _mixed_precision(self) -> AbstractContextManager[None]:
+        enabled = self._recipe.precision == "bfloat16"
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=enabled)
+
+    def _set_learning_rate(self, epoch: float) -> None:
+        o = self._recipe.optimiser
+        if epoch < o.warmup_epochs:
+            share = epoch / o.warmup_epochs
+        else:
+            progress = (epoch - o.warmup_epochs) / max(o.epochs - o.warmup_epochs, 1e-9)
+            share = (1 + math.cos(math.pi * progress)) / 2
+        for group in self._optimiser.param_groups:
+            group["lr"] = o.peak_learning_rate * share
+
+    def _parameter_groups(self) -> list[dict[str, object]]:
+        """Weight decay for matrices and kernels only, not for norms and biases."""
+        parameters = list(self._network.parameters())
+        decay = self._recipe.optimiser.weight_decay
+        return [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+
+    def _save(self, epochs_done: int) -> None:
+        self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self._checkpoint.with_suffix(".partial")
+        state = {
+            "recipe": self._recipe.model_dump_json(),
+            "epochs_done": epochs_done,
+            "network": self._network.state_dict(),
+            "average": self._average.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+        }
+        torch.save(state, unfinished)
+        unfinished.replace(self._checkpoint)
+
+    def _resume(self) -> int:
+        """Load the checkpoint if it was made by this very recipe; return the epochs done."""
+        if not self._checkpoint.is_file():
+            return 0
+        state = torch.load(self._checkpoint, map_location=self._device, weights_only=True)
+        if state["recipe"] != self._recipe.model_dump_json():
+            return 0
+        self._network.load_state_dict(state["network"])
+        self._average.load_state_dict(state["average"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        return int(state["epochs_done"])
+
+
+def exit_accuracy(
+    network: MultiExitNetwork, data: LabelledImages, *, batch_size: int = 500
+) -> tuple[float, ...]:
+    """Top-1 accuracy of each exit on un-augmented pictures, in float32."""
+    network.eval()
+    device = next(network.parameters()).device
+    correct = [0] * network.num_exits
+    with torch.inference_mode():
+        for start in range(0, len(data.labels), batch_size):
+            images = torch.from_numpy(data.images[start : start + batch_size]).to(device)
+            labels = torch.from_numpy(data.labels[start : start + batch_size]).to(device)
+            for k, output in enumerate(network(images)):
+                correct[k] += int((output.logits.argmax(1) == labels).sum())
+    return tuple(c / len(data.labels) for c in correct)

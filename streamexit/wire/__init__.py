@@ -1,0 +1,1 @@
+"""The wire contract: topics and messages. Nothing here knows MQTT or files."""

@@ -1,0 +1,66 @@
+"""From the program's records to wire messages."""
+
+from __future__ import annotations
+
+import math
+
+from streamexit.exits import ExitRecord
+from streamexit.wire.messages import ClassificationAnswer, Cost, Result, TopClass, timestamp
+
+NOBODY = 2.0
+"""Stands for a threshold of +infinity: scores end at 1."""
+
+
+class ResultEncoder:
+    """Makes `Result` messages for one stream.
+
+    Args:
+        node: Node id.
+        boot_id: New at each start; with it (boot_id, stream, epoch, seq) is unique for ever.
+        pipeline: Name.
+        num_exits: K.
+    """
+
+    def __init__(self, *, node: str, boot_id: str, pipeline: str, num_exits: int) -> None:
+        self._node = node
+        self._boot_id = boot_id
+        self._pipeline = pipeline
+        self._num_exits = num_exits
+
+    def __call__(self, record: ExitRecord, published_at: float) -> Result:
+        """The message for `record`; exits count from 1 on the wire."""
+        frame, answer = record.frame, record.prediction
+        return Result(
+            node=self._node,
+            boot_id=self._boot_id,
+            stream=frame.stream_id,
+            epoch=frame.epoch,
+            seq=record.seq,
+            frame=frame.index,
+            pts_s=round(frame.pts_seconds, 6),
+            captured_at=timestamp(frame.captured_at),
+            published_at=timestamp(published_at),
+            pipeline=self._pipeline,
+            exit=record.exit + 1,
+            exits=self._num_exits,
+            score=_score(record.score),
+            cost=Cost(value=record.cost, unit="gflops"),
+            latency_ms=round(record.latency_seconds * 1000, 3),
+            answer=ClassificationAnswer(
+                label=answer.label,
+                index=answer.index,
+                probability=answer.probability,
+                top=[TopClass(label=label, probability=p) for label, p in answer.top],
+            ),
+            dropped_since_last=frame.dropped_before,
+        )
+
+
+def wire_thresholds(thresholds: tuple[float, ...]) -> list[float | None]:
+    """Thresholds without infinities: null for "always", 2 for "never"."""
+    return [NOBODY if t == math.inf else None if t == -math.inf else t for t in thresholds]
+
+
+def _score(score: float) -> float:
+    """Scores are in [0, 1]; a NaN, which never lets a frame leave early, is sent as 0."""
+    return round(score, 6) if score == score else 0.0

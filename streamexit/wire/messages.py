@@ -1,0 +1,166 @@
+"""The messages: pydantic models, from which the JSON Schemas in docs/schemas are made.
+
+Units stand in the names. There is no NaN. Within a major version changes only add.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from streamexit.wire.topics import ID_PATTERN
+
+Id = Annotated[str, Field(pattern=ID_PATTERN)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Timestamp = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$")]
+"""RFC 3339, UTC, milliseconds."""
+
+
+def timestamp(unix_seconds: float) -> str:
+    """Unix seconds as RFC 3339 in UTC with milliseconds."""
+    moment = datetime.fromtimestamp(unix_seconds, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Message(BaseModel):
+    """Base of all messages. Receivers must ignore fields that they do not know."""
+
+    model_config = ConfigDict(
+        populate_by_name=True, allow_inf_nan=False, serialize_by_alias=True, frozen=True
+    )
+
+    def encode(self) -> bytes:
+        """UTF-8 JSON."""
+        return self.model_dump_json(by_alias=True).encode()
+
+
+class Cost(Message):
+    """What a frame cost."""
+
+    value: Annotated[float, Field(gt=0)]
+    unit: Literal["gflops"]
+
+
+class TopClass(Message):
+    """One of the most probable classes."""
+
+    label: str
+    probability: Share
+
+
+class ClassificationAnswer(Message):
+    """The answer of a classification network."""
+
+    task: Literal["classification"] = "classification"
+    label: str
+    index: Count
+    probability: Share
+    top: list[TopClass]
+
+
+class Result(Message):
+    """One answered frame. `seq` counts per stream and boot: a gap is a loss."""
+
+    format: Literal["streamexit.result/1"] = Field("streamexit.result/1", alias="schema")
+    node: Id
+    boot_id: Id
+    stream: Id
+    epoch: Count
+    seq: Count
+    frame: Count
+    pts_s: float
+    captured_at: Timestamp
+    published_at: Timestamp
+    pipeline: Id
+    exit: Annotated[int, Field(ge=0)]
+    exits: Annotated[int, Field(ge=1)]
+    score: Share
+    cost: Cost
+    latency_ms: Annotated[float, Field(ge=0)]
+    answer: ClassificationAnswer
+    dropped_since_last: Count
+    historical: bool = False
+
+
+class State(Message):
+    """Retained: the latest answer in short, sent when it changes."""
+
+    format: Literal["streamexit.state/1"] = Field("streamexit.state/1", alias="schema")
+    label: str
+    probability: Share
+    since: Timestamp
+
+
+class Status(Message):
+    """Retained: how a stream is doing."""
+
+    format: Literal["streamexit.status/1"] = Field("streamexit.status/1", alias="schema")
+    stream: Id
+    state: Literal["connecting", "online", "reconnecting", "ended", "error"]
+    reason: str
+    message: str
+    since: Timestamp
+    fps: Annotated[float, Field(ge=0)]
+    decoder: Literal["software"]
+    reconnects: Count
+    frames: Count
+    answered: Count
+    dropped: dict[str, Count]
+    last_result_at: Timestamp | None
+
+
+class Budget(Message):
+    """Retained: a stream's budget and what is spent. Costs are shares of the full network's."""
+
+    format: Literal["streamexit.budget/1"] = Field("streamexit.budget/1", alias="schema")
+    stream: Id
+    state: Literal["on_budget", "saturated", "unreachable", "not_binding"]
+    policy: str
+    target_fraction: Annotated[float, Field(gt=0)]
+    mean_fraction: Share | None
+    window_frames: Count
+    frames_in_window: Count
+    exit_shares: list[Share]
+    thresholds: list[float | None]
+    """Per exit; null where every frame that gets there leaves, 2 where none does."""
+    thresholds_version: Count
+    full_cost: Cost
+
+
+class Info(Message):
+    """Retained: what this node is. Holds no secrets."""
+
+    format: Literal["streamexit.info/1"] = Field("streamexit.info/1", alias="schema")
+    node: Id
+    boot_id: Id
+    version: str
+    started_at: Timestamp
+    device: str
+    pipelines: list[str]
+    streams: list[Id]
+    schemas: list[str]
+
+
+class Stats(Message):
+    """The node in numbers, every few seconds."""
+
+    format: Literal["streamexit.stats/1"] = Field("streamexit.stats/1", alias="schema")
+    node: Id
+    boot_id: Id
+    at: Timestamp
+    uptime_s: Annotated[float, Field(ge=0)]
+    frames: Count
+    answered: Count
+    dropped: dict[str, Count]
+    rows_waiting: Count
+    outbox_length: Count
+    results_lost: dict[str, Count]
+
+
+MESSAGES: dict[str, type[Message]] = {
+    m.__name__.lower(): m for m in (Result, State, Status, Budget, Info, Stats)
+}
+"""Leaf name -> model; the schema file of each is docs/schemas/<leaf>.json."""
