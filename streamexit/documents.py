@@ -38,7 +38,7 @@ class Document(Generic[Model]):
     lines: dict[KeyPath, int] = field(repr=False)
 
     def where(self, *key_path: str | int) -> str:
-        """"file.yaml, line 3, streams[0].budget", for messages about a value that parsed."""
+        """As in "file.yaml, line 3, streams[0].budget", for messages about a value that parsed."""
         return _where(self.path, self.lines, key_path)
 
 
@@ -86,13 +86,13 @@ class _Reader:
             return self._read_mapping(node, at)
         if isinstance(node, yaml.SequenceNode):
             return [self.read(item, (*at, i)) for i, item in enumerate(node.value)]
-        value = yaml.SafeLoader("").construct_object(node)  # type: ignore[no-untyped-call]
+        value = yaml.SafeLoader("").construct_object(node)
         return self._substitute(value, at) if isinstance(value, str) else value
 
     def _read_mapping(self, node: yaml.MappingNode, at: KeyPath) -> dict[Hashable, Any]:
         result: dict[Hashable, Any] = {}
         for key_node, value_node in node.value:
-            key = yaml.SafeLoader("").construct_object(key_node)  # type: ignore[no-untyped-call]
+            key = yaml.SafeLoader("").construct_object(key_node)
             here = (*at, key)
             if key in result:
                 first = self.lines[here]

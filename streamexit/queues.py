@@ -107,8 +107,9 @@ class FrameBuffer:
         with self._changed:
             self._closed = True
             self._finished = True
-            self.counters.drop("stopped", len(self._frames))
-            self._frames.clear()
+            if self._frames:
+                self.counters.drop("stopped", len(self._frames))
+                self._frames.clear()
             self._changed.notify_all()
         self._wake()
 

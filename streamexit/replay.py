@@ -268,5 +268,3 @@ def _merged(streams: Sequence[_Stream]) -> Iterator[tuple[_Stream, Frame]]:
         _, i, frame = heapq.heappop(heads)
         yield streams[i], frame
         push(i)
-
-

@@ -37,7 +37,7 @@ class TorchBackend:
         device: torch.device,
         max_batch: int = 32,
     ) -> None:
-        network = network.to(device, memory_format=torch.channels_last).eval()
+        network = network.to(device).to(memory_format=torch.channels_last).eval()
         scorer = scorer.to(device).eval()
         self.num_stages = network.num_exits
         self.max_batch = max_batch
@@ -67,9 +67,7 @@ class _TorchPending:
         """Bring the small tensors to the host; features stay on the device."""
         output = self._output
         states: list[Any] = list(zip(*(t.unbind(0) for t in output.state), strict=True))
-        return StageResult(
-            output.scores.tolist(), tuple(t.tolist() for t in output.answer), states
-        )
+        return StageResult(output.scores.tolist(), tuple(t.tolist() for t in output.answer), states)
 
 
 def pick_device(name: str) -> torch.device:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -60,14 +61,14 @@ def train_pipeline(
     _make_deterministic(recipe.seed, target)
     preprocessing = PreprocessingSection.model_validate(recipe.preprocessing).build()
     network = build_network(recipe.network, preprocessing)
-    source = {"name": recipe.data.dataset, "root": data or Path(recipe.data.root)}
+    dataset, root = recipe.data.dataset, data or Path(recipe.data.root)
     size = recipe.data.calibration_size
-    pictures = load_part(**source, part="train", calibration_size=size)
+    pictures = load_part(dataset, root, "train", calibration_size=size)
     folder = recipe_file.parent
     Trainer(
         network, pictures, recipe, device=target, checkpoint=folder / CHECKPOINT, on_epoch=on_epoch
     ).run()
-    test = load_part(**source, part="test", calibration_size=size)
+    test = load_part(dataset, root, "test", calibration_size=size)
     save_pipeline(
         folder,
         name=recipe.name,
@@ -130,7 +131,8 @@ def fit_policies(
     evidence = collect_evidence(network, task, pictures.images, pictures.labels)
     report: dict[str, Any] = {"pipeline": pipeline.name, "calibration_frames": len(pictures.labels)}
     for name in wanted:
-        policy = fit_policy(name, evidence, pipeline.costs.fractions, seed=seed)
+        with _one_thread():
+            policy = fit_policy(name, evidence, pipeline.costs.fractions, seed=seed)
         policy.provenance.update(
             data=spec,
             date=datetime.now(UTC).date().isoformat(),
@@ -141,6 +143,17 @@ def fit_policies(
         register_policy(folder, name, file, default=name == default)
         report[name] = {"file": str(file), "table_rows": len(policy.table.budgets)}
     return report
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Tensors of a few kilobytes only lose by being shared between cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _make_deterministic(seed: int, device: torch.device) -> None:

@@ -89,9 +89,13 @@ def print_json(document: dict[str, Any]) -> None:
 
 
 def _register_commands() -> None:
-    from streamexit.cli import making, replaying
+    from streamexit.cli import demo, making, node, replaying, watching
 
+    app.command()(reporting_errors(demo.demo))
+    app.command()(reporting_errors(node.run))
+    app.command()(reporting_errors(node.check))
     app.command()(reporting_errors(replaying.replay))
+    app.command()(reporting_errors(watching.watch))
     app.command()(reporting_errors(making.train))
     app.command()(reporting_errors(making.fit))
 

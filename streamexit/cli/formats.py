@@ -17,7 +17,7 @@ def duration(seconds: float) -> str:
 
 
 def parse_duration(text: str) -> float:
-    """ "30s", "5m", "1h" or a plain number of seconds, as seconds.
+    """Read "30s", "5m", "1h" or a plain number of seconds, as seconds.
 
     Raises:
         InputError: Another form.

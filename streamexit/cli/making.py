@@ -47,7 +47,9 @@ def fit(
     policy: Annotated[
         list[str] | None, typer.Option(help="Fit this policy only; may be given several times.")
     ] = None,
-    default: Annotated[str, typer.Option(help="The policy that streams use unless told.")] = "eenet",
+    default: Annotated[
+        str, typer.Option(help="The policy that streams use unless told.")
+    ] = "eenet",
     data: DataOption = None,
     device: DeviceOption = "auto",
     seed: int = 0,

@@ -39,6 +39,7 @@ def replay(
     from streamexit.sinks.jsonl import JsonlSink
     from streamexit.sources.joined import JoinedSource
     from streamexit.sources.opening import open_source
+    from streamexit.sources.source import Source
     from streamexit.wire.encoding import ResultEncoder
 
     amount = Budget.parse(budget)
@@ -47,7 +48,9 @@ def replay(
         open_source(text, preprocessing=loaded.network.preprocessing, labels=loaded.labels)
         for text in sources
     ]
-    named = {"joined": JoinedSource(opened)} if join else dict(zip(stream_ids(sources), opened))
+    named: dict[str, Source] = dict(zip(stream_ids(sources), opened, strict=True))
+    if join:
+        named = {"joined": JoinedSource(opened)}
     encode = ResultEncoder(
         node="replay", boot_id="replay", pipeline=loaded.name, num_exits=len(loaded.costs.per_exit)
     )
@@ -130,11 +133,13 @@ def _show(streams: dict[str, StreamReport], total: StreamReport, seconds: float)
             str(sum(report.dropped.values())),
             f"{report.mean_cost / report.full_cost:.1%}" if report.mean_cost else "-",
             f"{report.worst_window_error:.1%}" if report.worst_window_error is not None else "-",
-            bars(report.exit_shares, width=4),
+            bars(report.exit_shares, width=2),
             _quality(report),
         )
     console.print(table)
-    console.print(f"{total.answered} frames in {seconds:.1f} s, {total.answered / seconds:.0f} per s")
+    console.print(
+        f"{total.answered} frames in {seconds:.1f} s, {total.answered / seconds:.0f} per s"
+    )
 
 
 def _quality(report: StreamReport) -> str:

@@ -46,7 +46,8 @@ class StreamLane:
         pipeline: Index of its pipeline lane.
         controller: Decides who leaves.
         counters: Shared with the stream's source.
-        open_rows: Admitted and not yet handed out, in frame order.
+        open_rows: Admitted and not yet handed out, in frame order; some may have an answer and
+            wait for an earlier frame.
         next_seq: Of the next frame admitted.
     """
 
@@ -68,9 +69,7 @@ class PipelineLane:
         max_wait: Seconds that a row may wait for a full batch.
     """
 
-    def __init__(
-        self, backend: Backend, task: Task, costs: CostTable, *, max_wait: float
-    ) -> None:
+    def __init__(self, backend: Backend, task: Task, costs: CostTable, *, max_wait: float) -> None:
         self.backend = backend
         self.task = task
         self.costs = costs
@@ -155,9 +154,11 @@ class Engine:
         Raises:
             EngineError: The books do not balance; a defect of ours.
         """
-        waiting = sum(len(stream.open_rows) for stream in self._streams)
-        if waiting != self.load:
-            raise EngineError(f"{waiting} frames are open, but {self.load} rows wait for a stage")
+        unanswered = sum(row.record is None for stream in self._streams for row in stream.open_rows)
+        if unanswered != self.load:
+            raise EngineError(
+                f"{unanswered} frames have no answer, but {self.load} rows wait for a stage"
+            )
         for stream in self._streams:
             if stream.counters.in_flight < len(stream.open_rows):
                 raise EngineError(
@@ -165,7 +166,9 @@ class Engine:
                     f"{len(stream.open_rows)} frames are open"
                 )
 
-    def _decide(self, lane: PipelineLane, batch: Batch[Row], result: StageResult, now: float) -> None:
+    def _decide(
+        self, lane: PipelineLane, batch: Batch[Row], result: StageResult, now: float
+    ) -> None:
         if len(result.scores) != len(batch.rows):
             raise EngineError(f"{len(batch.rows)} rows went in, {len(result.scores)} came out")
         for i, row in enumerate(batch.rows):

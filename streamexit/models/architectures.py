@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from streamexit.documents import did_you_mean
 from streamexit.errors import PipelineError
@@ -51,5 +51,6 @@ def _find_factory(name: str) -> Callable[..., Any]:
         factory = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise PipelineError(f"network.architecture: {name}: {error}") from error
-    assert callable(factory)
-    return factory
+    if not callable(factory):
+        raise PipelineError(f"network.architecture: {name} is not callable")
+    return cast("Callable[..., Any]", factory)

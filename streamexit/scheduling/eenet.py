@@ -55,7 +55,7 @@ class ExitAssigner(nn.Module):
         )
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """pi [N, K]: pi_k = r_k prod_{j<k} (1 - r_j), the last takes what is left."""
+        """Pi [N, K]: pi_k = r_k prod_{j<k} (1 - r_j), the last takes what is left."""
         left = torch.ones(len(inputs[0]), 1)
         parts: list[Tensor] = []
         for layer, x in zip(self.exits, inputs, strict=True):
@@ -97,7 +97,7 @@ class EENetFit:
         self._seed = seed
         self._steps = steps
         self._learning_rate = learning_rate
-        n, k, c = calibration.distribution.shape
+        _, k, c = calibration.distribution.shape
         self.scorer = EENetScorer(
             num_exits=k, num_columns=c, num_features=calibration.confidence.shape[2]
         )
@@ -154,7 +154,7 @@ class EENetFit:
         kl = functional.kl_div(pi.clamp_min(1e-8).log(), target, reduction="batchmean")
         cost = (pi.mean(0) @ self._costs - budget).abs() / budget
         optimiser.zero_grad()
-        (self.KL_WEIGHT * kl + self.COST_WEIGHT * cost).backward()  # type: ignore[no-untyped-call]
+        (self.KL_WEIGHT * kl + self.COST_WEIGHT * cost).backward()
         optimiser.step()
 
     def _scores(self) -> Tensor:

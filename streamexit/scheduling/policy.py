@@ -119,7 +119,7 @@ def load_policy(path: Path, fractions: tuple[float, ...]) -> ExitPolicy:
         )
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise PipelineError(f"{path}: not a readable exit policy: {error}") from error
-    if not np.allclose(table.fractions, fractions, rtol=1e-6):
+    if len(table.fractions) != len(fractions) or not np.allclose(table.fractions, fractions):
         raise PipelineError(f"{path}: was fitted for another cost table; run streamexit fit again")
     return ExitPolicy(meta["name"], scorer.eval(), table, meta["provenance"])
 

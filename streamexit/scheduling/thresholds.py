@@ -9,6 +9,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +72,7 @@ def exits_taken(scores: Floats, thresholds: Floats) -> NDArray[np.int64]:
     """
     reached = scores >= thresholds
     reached[:, -1] = True
-    return reached.argmax(1)
+    return np.asarray(reached.argmax(1))
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,10 @@ class ThresholdTable:
         if any(len(t) != k - 1 for t in self.thresholds) or any(len(s) != k for s in self.shares):
             raise PipelineError(f"policy: rows do not match the {k} exits of the cost table")
         inside = [self.low, *self.budgets, self.high]
-        if any(a >= b for a, b in zip(inside, inside[1:], strict=False)):
-            raise PipelineError(f"policy: budgets must rise strictly inside {self.low}..{self.high}")
+        if any(a >= b for a, b in pairwise(inside)):
+            raise PipelineError(
+                f"policy: budgets must rise strictly inside {self.low}..{self.high}"
+            )
         logits = [tuple(logit(t) for t in row) for row in self.thresholds]
         logits = [(-LOGIT_LIMIT,) * (k - 1), *logits, (LOGIT_LIMIT,) * (k - 1)]
         object.__setattr__(self, "_knots", (inside, logits))

@@ -134,8 +134,8 @@ class Reader:
             offset = picture.pts_seconds - first_pts
             if self._paced:
                 self._stopping.wait(max(0.0, started + offset - time.monotonic()))
-            frame = self._frame(picture, self._pts_base + offset)
-            if self._stopping.is_set() or not self._buffer.put(frame):
+            accepted = self._buffer.put(self._frame(picture, self._pts_base + offset))
+            if not accepted or self._stopping.is_set():
                 return
 
     def _frame(self, picture: Picture, pts: float) -> Frame:

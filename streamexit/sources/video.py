@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 
 import av
 from av.container import InputContainer
@@ -52,7 +53,7 @@ class VideoSource:
         last = float("-inf")
         decoded = 0
         with self._open() as (container, stream):
-            step = 1 / float(stream.average_rate or FALLBACK_RATE)
+            step = 1 / _rate(stream)
             for packet in self._packets(container, stream):
                 try:
                     frames = packet.decode()
@@ -65,7 +66,7 @@ class VideoSource:
                     if frame.is_corrupt:
                         report("decode_error")
                         continue
-                    pts = frame.time
+                    pts: float | None = frame.time
                     if pts is None or pts <= last:
                         pts = 0.0 if decoded == 0 else last + step
                     last = pts
@@ -121,8 +122,9 @@ class VideoSource:
     def _error(self, error: FFmpegError, reason: str) -> SourceError:
         return SourceError(
             f"{self._shown}: {_cause(error)}; check that it exists and is a video "
-            "that ffmpeg can play" if not self.live else
-            f"{self._shown}: {_cause(error)}; check address, credentials and network",
+            "that ffmpeg can play"
+            if not self.live
+            else f"{self._shown}: {_cause(error)}; check address, credentials and network",
             reason=reason,
         )
 
@@ -131,6 +133,11 @@ def _cause(error: FFmpegError) -> str:
     if isinstance(error, InvalidDataError):
         return "not a video, or damaged (invalid data found)"
     return (error.strerror or str(error)).lower()
+
+
+def _rate(stream: VideoStream) -> float:
+    rate: Fraction | None = stream.average_rate
+    return float(rate) if rate else FALLBACK_RATE
 
 
 def _is_cover(stream: VideoStream) -> bool:

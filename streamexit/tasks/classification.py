@@ -27,7 +27,7 @@ class ClassificationTask:
     """
 
     kind = "classification"
-    confidence_names = ("max_probability", "entropy", "vote")
+    confidence_names: tuple[str, ...] = ("max_probability", "entropy", "vote")
 
     def __init__(self, *, labels: Sequence[str], top_k: int = 3) -> None:
         self.labels = tuple(labels)
@@ -81,5 +81,7 @@ def build_task(spec: dict[str, Any], labels: Sequence[str]) -> Task:
     if unknown:
         raise PipelineError(f"task.{sorted(unknown)[0]}: unknown option; known is 'top_k'")
     if not isinstance(options.get("top_k", 3), int) or options.get("top_k", 3) < 1:
-        raise PipelineError(f"task.top_k: {options['top_k']!r} must be a whole number of at least 1")
+        raise PipelineError(
+            f"task.top_k: {options['top_k']!r} must be a whole number of at least 1"
+        )
     return ClassificationTask(labels=labels, **options)

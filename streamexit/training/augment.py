@@ -25,4 +25,6 @@ def random_crop_and_flip(images: Tensor, *, padding: int, generator: torch.Gener
     columns = torch.arange(width).expand(n, width)
     columns = shift[1] + torch.where(flip, columns.flip(1), columns)
     picture = torch.arange(n)[:, None, None].to(images.device)
-    return padded[picture, rows[:, :, None].to(images.device), columns[:, None, :].to(images.device)]
+    return padded[
+        picture, rows[:, :, None].to(images.device), columns[:, None, :].to(images.device)
+    ]

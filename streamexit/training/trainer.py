@@ -67,7 +67,7 @@ class Trainer:
         checkpoint: Path,
         on_epoch: Callable[[EpochReport], None],
     ) -> None:
-        self._network = network.to(device, memory_format=torch.channels_last)
+        self._network = network.to(device).to(memory_format=torch.channels_last)
         self._images = torch.from_numpy(data.images).to(device)
         self._labels = torch.from_numpy(data.labels).to(device)
         self._recipe = recipe
@@ -76,7 +76,9 @@ class Trainer:
         self._on_epoch = on_epoch
         self._average = AveragedModel(
             self._network,
-            multi_avg_fn=get_ema_multi_avg_fn(recipe.optimiser.average_decay),
+            multi_avg_fn=get_ema_multi_avg_fn(  # type: ignore[no-untyped-call]
+                recipe.optimiser.average_decay
+            ),
             use_buffers=True,
         )
         self._optimiser = torch.optim.SGD(
@@ -106,7 +108,7 @@ class Trainer:
         recipe = self._recipe
         generator = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
         order = torch.randperm(len(self._labels), generator=generator).to(self._device)
-        batches = order.split(recipe.optimiser.batch_size)
+        batches = torch.split(order, recipe.optimiser.batch_size)
         total_loss = torch.zeros((), device=self._device)
         correct = torch.zeros(self._network.num_exits, device=self._device)
         self._network.train()

@@ -1,0 +1,135 @@
+"""A stream that is attached to a running node, and what there is to tell about it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from streamexit.budget.controller import BudgetStatus
+from streamexit.exits import ExitRecord
+from streamexit.metrics import StreamCounters
+from streamexit.planning import PlannedStream
+from streamexit.queues import FrameBuffer
+from streamexit.sources.reader import Reader, StreamState
+from streamexit.wire.encoding import ResultEncoder, wire_thresholds
+from streamexit.wire.messages import Budget, Cost, State, Status, timestamp
+
+AVAILABILITY = {
+    "connecting": "connecting",
+    "online": "online",
+    "reconnecting": "offline",
+    "ended": "offline",
+    "error": "error",
+}
+"""Stream state -> payload of its availability topic."""
+
+
+@dataclass
+class AttachedStream:
+    """One stream, seen from the event loop.
+
+    Attributes:
+        plan: See `PlannedStream`.
+        counters: Shared with reader and engine.
+        buffer: Between them.
+        reader: Its decode thread.
+        encode: Makes its result messages.
+        state: Latest from the reader.
+        since: Unix time of that change.
+        fps: Answers per second over the last tick.
+        last_label: Latest answer.
+        last_result_at: Unix time of it.
+        exit_counts: How many frames left at each exit, since the start.
+    """
+
+    plan: PlannedStream
+    counters: StreamCounters
+    buffer: FrameBuffer
+    reader: Reader
+    encode: ResultEncoder
+    state: StreamState = field(default_factory=lambda: StreamState("connecting"))
+    since: float = 0.0
+    fps: float = 0.0
+    last_label: str = ""
+    last_result_at: float | None = None
+    exit_counts: Counter[int] = field(default_factory=Counter)
+    _ticked: tuple[float, int] = (0.0, 0)
+
+    def tick(self, now: float) -> None:
+        """Measure the frame rate since the last tick."""
+        then, answered = self._ticked
+        if then and now > then:
+            self.fps = (self.counters.answered - answered) / (now - then)
+        self._ticked = (now, self.counters.answered)
+
+    def change_state(self, state: StreamState, now: float) -> None:
+        """Take over what the reader says."""
+        self.state = state
+        self.since = now
+
+    def note(self, record: ExitRecord, now: float) -> bool:
+        """Take account of an answer; whether it differs from the one before."""
+        self.last_result_at = now
+        self.exit_counts[record.exit] += 1
+        changed = record.prediction.label != self.last_label
+        self.last_label = record.prediction.label
+        return changed
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will come from the source."""
+        return self.state.state in ("ended", "error")
+
+    @property
+    def mean_fraction(self) -> float | None:
+        """Mean cost since the start, as a share of the full network's."""
+        total = self.exit_counts.total()
+        fractions = self.plan.pipeline.costs.fractions
+        spent = sum(fractions[k] * n for k, n in self.exit_counts.items())
+        return spent / total if total else None
+
+    @property
+    def availability(self) -> str:
+        """Payload of the availability topic."""
+        return AVAILABILITY[self.state.state]
+
+    def latest_answer(self, record: ExitRecord) -> State:
+        """The state message."""
+        return State(
+            label=record.prediction.label,
+            probability=record.prediction.probability,
+            since=timestamp(record.frame.captured_at),
+        )
+
+    def status(self) -> Status:
+        """The status message."""
+        return Status(
+            stream=self.plan.section.id,
+            state=self.state.state,
+            reason=self.state.reason,
+            message=self.state.message,
+            since=timestamp(self.since),
+            fps=round(self.fps, 2),
+            decoder="software",
+            reconnects=self.counters.reconnects,
+            frames=self.counters.frames,
+            answered=self.counters.answered,
+            dropped={**self.counters.dropped},
+            last_result_at=timestamp(self.last_result_at) if self.last_result_at else None,
+        )
+
+    def budget(self, status: BudgetStatus) -> Budget:
+        """The budget message."""
+        return Budget(
+            stream=self.plan.section.id,
+            state=status.state,
+            policy=self.plan.policy.name,
+            target_fraction=status.target,
+            mean_fraction=status.mean,
+            window_frames=self.plan.section.window,
+            frames_in_window=status.frames,
+            exit_shares=list(status.exit_shares),
+            thresholds=wire_thresholds(status.thresholds),
+            thresholds_version=status.version,
+            full_cost=Cost(value=self.plan.pipeline.costs.full, unit="gflops"),
+        )

@@ -1,0 +1,79 @@
+"""`streamexit run` and `streamexit check`: a node from a configuration file."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streamexit.cli.formats import parse_duration
+from streamexit.cli.making import JsonOption
+
+ConfigArgument = Annotated[Path, typer.Argument(help="A configuration file (YAML).")]
+DurationOption = Annotated[
+    str | None, typer.Option(help="Stop after 30s, 5m, 1h; else when the recordings end.")
+]
+
+
+def run(config: ConfigArgument, duration: DurationOption = None, json: JsonOption = False) -> None:
+    """Run a node: analyse the configured streams, publish results, hold the budgets."""
+    from streamexit.cli.app import EXIT_BAD_INPUT, complain, console, print_json
+    from streamexit.cli.running import run_node, summary, summary_table
+    from streamexit.config.load import load_configuration
+    from streamexit.runtime import Node
+
+    seconds = parse_duration(duration) if duration else None
+    node = Node(load_configuration(config), on_problem=complain)
+    asyncio.run(run_node(node, duration=seconds, live=not json and console.is_terminal))
+    if json:
+        print_json(summary(node))
+    else:
+        console.print(summary_table(node))
+        if node.results_lost():
+            console.print(f"results lost: {node.results_lost()}")
+    if any(stream.state.state == "error" for stream in node.streams.values()):
+        raise typer.Exit(EXIT_BAD_INPUT)
+
+
+def check(config: ConfigArgument, json: JsonOption = False) -> None:
+    """Validate a configuration and print what each stream would cost."""
+    from rich.table import Table
+
+    from streamexit.cli.app import console, print_json
+    from streamexit.config.load import load_configuration
+    from streamexit.planning import plan_streams
+
+    plans = plan_streams(load_configuration(config))
+    if json:
+        rows = {
+            plan.section.id: {
+                "pipeline": plan.pipeline.name,
+                "policy": plan.policy.name,
+                "budget_gflops_per_frame": plan.fraction * plan.pipeline.costs.full,
+                "budget_fraction": plan.fraction,
+                "cheapest_fraction": plan.pipeline.costs.fractions[0],
+                "full_gflops_per_frame": plan.pipeline.costs.full,
+                "binding": plan.fraction < 1,
+            }
+            for plan in plans
+        }
+        print_json({"config": str(config), "streams": rows})
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("stream", "pipeline", "policy", "budget", "GFLOPs per frame", "reachable range"):
+        table.add_column(column)
+    for plan in plans:
+        costs = plan.pipeline.costs
+        binding = "" if plan.fraction < 1 else " (not binding: never exits early)"
+        table.add_row(
+            plan.section.id,
+            plan.pipeline.name,
+            plan.policy.name,
+            f"{plan.fraction:.1%} of the full network{binding}",
+            f"{min(plan.fraction, 1) * costs.full:.4f}",
+            f"{costs.fractions[0]:.1%} .. 100%",
+        )
+    console.print(table)
+    console.print(f"{config}: good; every budget can be reached")

@@ -1,0 +1,148 @@
+"""Running a node in the foreground: signals, the live table, the summary."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from streamexit.cli.formats import bars
+
+if TYPE_CHECKING:
+    from streamexit.runtime import Node
+
+REFRESH_SECONDS = 0.5
+
+
+async def run_node(
+    node: Node,
+    *,
+    duration: float | None,
+    live: bool,
+    beside: Coroutine[Any, Any, None] | None = None,
+    received: dict[str, int] | None = None,
+) -> None:
+    """Run `node` until it ends or a signal comes; a second signal kills.
+
+    Args:
+        node: Not yet started.
+        duration: In seconds; None runs until the recordings end.
+        live: Show the table.
+        beside: Runs once the node has started, and is ended with it.
+        received: Results that a subscriber counted, per stream, for the table.
+    """
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, _stop_once, loop, node, number)
+    started: list[asyncio.Task[None]] = []
+
+    def ready() -> None:
+        if beside is not None:
+            started.append(asyncio.create_task(beside))
+        if live:
+            started.append(asyncio.create_task(_show(node, received)))
+
+    try:
+        await node.run(duration=duration, ready=ready)
+    finally:
+        for task in started:
+            task.cancel()
+        await asyncio.gather(*started, return_exceptions=True)
+        if beside is not None and not started:
+            beside.close()
+
+
+def _stop_once(loop: asyncio.AbstractEventLoop, node: Node, number: signal.Signals) -> None:
+    loop.remove_signal_handler(number)
+    node.stop()
+
+
+async def _show(node: Node, received: dict[str, int] | None) -> None:
+    from streamexit.cli.app import console
+
+    with Live(console=console, auto_refresh=False, transient=True) as screen:
+        while True:
+            screen.update(live_table(node, received), refresh=True)
+            await asyncio.sleep(REFRESH_SECONDS)
+
+
+def live_table(node: Node, received: dict[str, int] | None = None) -> RenderableType:
+    """What every stream is doing now."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("stream", "state", "fps", "exit shares (window)", "cost", "budget", "answer"):
+        table.add_column(column, justify="right" if column in ("fps", "cost", "budget") else "left")
+    if received is not None:
+        table.add_column("received", justify="right")
+    budgets = node.budgets
+    for name, stream in node.streams.items():
+        status = budgets.get(name)
+        mean = status.mean if status else None
+        row = [
+            name,
+            stream.state.state,
+            f"{stream.fps:.1f}",
+            bars(status.exit_shares, width=4) if status else "",
+            f"{mean:.1%}" if mean is not None else "-",
+            f"{stream.plan.fraction:.1%} {status.state if status else ''}",
+            stream.last_label,
+        ]
+        table.add_row(*row, *([str(received.get(name, 0))] if received is not None else []))
+    where = f"node {node.topics.node} on {node.device}"
+    broker = f", results on {node.broker!r} under {node.topics.root}/" if node.broker else ""
+    return Group(Text(where + broker), table)
+
+
+def summary_table(node: Node, received: dict[str, int] | None = None) -> RenderableType:
+    """What every stream did."""
+    table = Table(box=None, pad_edge=False, title="Summary", title_justify="left")
+    for column in ("stream", "frames", "answered", "dropped", "mean cost", "budget", "exit shares"):
+        table.add_column(column, justify="left" if column in ("stream", "exit shares") else "right")
+    if received is not None:
+        table.add_column("received", justify="right")
+    for name, report in summary(node)["streams"].items():
+        row = [
+            name,
+            str(report["frames"]),
+            str(report["answered"]),
+            str(sum(report["dropped"].values())),
+            f"{report['mean_fraction']:.1%}" if report["mean_fraction"] is not None else "-",
+            f"{report['budget_fraction']:.1%}",
+            bars(report["exit_shares"], width=2),
+        ]
+        table.add_row(*row, *([str(received.get(name, 0))] if received is not None else []))
+    return table
+
+
+def summary(node: Node) -> dict[str, Any]:
+    """The same for machines."""
+    streams: dict[str, Any] = {}
+    for name, stream in node.streams.items():
+        total = stream.exit_counts.total()
+        exits = range(len(stream.plan.pipeline.costs.per_exit))
+        budget = node.budgets.get(name)
+        streams[name] = {
+            "state": stream.state.state,
+            "reason": stream.state.reason,
+            "frames": stream.counters.frames,
+            "answered": stream.counters.answered,
+            "dropped": dict(stream.counters.dropped),
+            "mean_fraction": stream.mean_fraction,
+            "budget_fraction": stream.plan.fraction,
+            "budget_state": budget.state if budget else None,
+            "exit_shares": [stream.exit_counts[k] / total if total else 0.0 for k in exits],
+        }
+    confirmed = node.session.confirmed if node.session else None
+    return {
+        "node": node.topics.node,
+        "boot_id": node.boot_id,
+        "device": node.device,
+        "results_confirmed": confirmed,
+        "results_lost": node.results_lost(),
+        "streams": streams,
+    }

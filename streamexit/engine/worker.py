@@ -1,0 +1,134 @@
+"""The engine thread: moves frames from the streams' buffers into the engine, and runs it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from streamexit.budget.controller import BudgetStatus
+from streamexit.engine.engine import Engine, StreamLane
+from streamexit.queues import FrameBuffer
+
+log = logging.getLogger(__name__)
+
+SNAPSHOT_EVERY_SECONDS = 0.2
+LONGEST_WAIT_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """A stream's way into the engine."""
+
+    lane: StreamLane
+    buffer: FrameBuffer
+
+
+class EngineWorker:
+    """One thread that owns networks, thresholds and controllers of a device.
+
+    Nobody else touches them: other threads read `snapshot`, which is replaced whole.
+
+    Args:
+        engine: Owned by the thread from `start` on.
+        feeds: The streams.
+        most_rows: Frames in the engine at most; the rest waits in the buffers.
+        hold_recordings: Whether results pile up downstream; recordings are then held back.
+        clock: Seconds, monotonic.
+        on_failure: Called from the thread if the engine breaks; the thread then ends.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        feeds: Sequence[Feed],
+        *,
+        most_rows: int,
+        hold_recordings: Callable[[], bool],
+        clock: Callable[[], float],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._engine = engine
+        self._feeds = feeds
+        self._most_rows = most_rows
+        self._hold_recordings = hold_recordings
+        self._clock = clock
+        self._on_failure = on_failure
+        self._wake = threading.Event()
+        self._stopping = False
+        self._snapshot_due = 0.0
+        self.snapshot: dict[str, BudgetStatus] = {}
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Something changed that the engine may be waiting for. Safe from any thread."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Answer what is in the engine, take in nothing more, and end."""
+        self._stopping = True
+        self._wake.set()
+
+    def join(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds for the thread; whether it has ended."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    @property
+    def idle(self) -> bool:
+        """Whether every stream has ended and every frame is answered."""
+        return not self._engine.load and all(feed.buffer.exhausted for feed in self._feeds)
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._turn()
+            while self._engine.step(self._clock(), flush=True):
+                pass
+            self._engine.check_integrity()
+            self._take_snapshot()
+        except Exception as error:  # the thread's edge: somebody has to hear of it
+            log.exception("the engine failed")
+            self._on_failure(error)
+
+    def _turn(self) -> None:
+        self._wake.clear()
+        admitted = self._admit()
+        now = self._clock()
+        worked = self._engine.step(now)
+        if now >= self._snapshot_due:
+            self._take_snapshot()
+            self._snapshot_due = now + SNAPSHOT_EVERY_SECONDS
+        if not admitted and not worked:
+            self._engine.check_integrity()
+            self._wake.wait(self._patience(now))
+
+    def _admit(self) -> bool:
+        """Take one frame of each stream in turn until the engine is full or the buffers empty."""
+        hold = self._hold_recordings()
+        admitted = False
+        waiting = [feed for feed in self._feeds if feed.buffer.live or not hold]
+        while waiting and self._engine.load < self._most_rows:
+            still = []
+            for feed in waiting:
+                frame = feed.buffer.take()
+                if frame is not None:
+                    self._engine.admit(feed.lane, frame, self._clock())
+                    admitted = True
+                    still.append(feed)
+            waiting = still
+        return admitted
+
+    def _patience(self, now: float) -> float:
+        due = self._engine.next_due()
+        return (
+            LONGEST_WAIT_SECONDS if due is None else max(0.0, min(due - now, LONGEST_WAIT_SECONDS))
+        )
+
+    def _take_snapshot(self) -> None:
+        self.snapshot = {feed.lane.stream_id: feed.lane.controller.status for feed in self._feeds}

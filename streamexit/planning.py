@@ -1,0 +1,87 @@
+"""From a checked configuration file to streams that could start: everything found, nothing opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from streamexit.config.schema import NodeConfiguration, StreamSection
+from streamexit.documents import Document
+from streamexit.errors import ConfigurationError, PipelineError, SourceError
+from streamexit.models.pipeline import Pipeline, load_pipeline
+from streamexit.scheduling.policy import ExitPolicy, load_policy
+from streamexit.sources.joined import JoinedSource
+from streamexit.sources.opening import open_source
+from streamexit.sources.source import Source
+
+
+@dataclass(frozen=True)
+class PlannedStream:
+    """A stream of the configuration with everything it needs, found and checked.
+
+    Attributes:
+        section: From the configuration.
+        pipeline: Loaded.
+        policy: Loaded.
+        fraction: Its budget, as a share of the full network's cost.
+        source: Not yet opened.
+    """
+
+    section: StreamSection
+    pipeline: Pipeline
+    policy: ExitPolicy
+    fraction: float
+    source: Source
+
+
+def plan_streams(document: Document[NodeConfiguration]) -> list[PlannedStream]:
+    """Load the pipelines and check each stream's budget, policy and source against them.
+
+    Raises:
+        ConfigurationError: Names file, line, key path, value and remedy.
+    """
+    base = document.path.parent
+    pipelines: dict[str, Pipeline] = {}
+    for name, folder in document.value.pipelines.items():
+        try:
+            pipelines[name] = load_pipeline(base / folder)
+        except PipelineError as error:
+            raise ConfigurationError(f"{document.where('pipelines', name)}: {error}") from error
+    return [
+        _plan_stream(document, i, pipelines[section.pipeline])
+        for i, section in enumerate(document.value.streams)
+    ]
+
+
+def _plan_stream(
+    document: Document[NodeConfiguration], i: int, pipeline: Pipeline
+) -> PlannedStream:
+    section = document.value.streams[i]
+    costs = pipeline.costs
+    fraction = section.budget.build().as_fraction(costs)
+    if fraction < costs.fractions[0]:
+        raise ConfigurationError(
+            f"{document.where('streams', i, 'budget')}: {fraction:.3f} of the full network is out "
+            f"of reach; leaving at the first exit already costs {costs.fractions[0]:.3f} "
+            f"({costs.per_exit[0]:.4f} GFLOPs). Raise the budget to at least that"
+        )
+    try:
+        policy = load_policy(pipeline.policy_file(section.policy), costs.fractions)
+    except PipelineError as error:
+        raise ConfigurationError(f"{document.where('streams', i, 'policy')}: {error}") from error
+    try:
+        source = open_source(
+            section.source,
+            preprocessing=pipeline.network.preprocessing,
+            labels=pipeline.labels,
+            base=document.path.parent,
+            rate=section.rate,
+        )
+    except SourceError as error:
+        raise ConfigurationError(f"{document.where('streams', i, 'source')}: {error}") from error
+    if section.loop and source.live:
+        raise ConfigurationError(
+            f"{document.where('streams', i, 'loop')}: a live source has no end to start again from"
+        )
+    if section.loop:
+        source = JoinedSource([source], repeat=True)
+    return PlannedStream(section, pipeline, policy, fraction, source)

@@ -1,0 +1,363 @@
+"""The composition root: a checked configuration becomes a running node.
+
+Threads: one per source (decode), one for the engine, and the event loop for MQTT and timers. They
+meet in `queues` only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from pathlib import Path
+
+from streamexit.attached import AttachedStream
+from streamexit.backends.torch_backend import TorchBackend, pick_device
+from streamexit.budget.controller import BudgetController, BudgetStatus
+from streamexit.config.schema import MqttSection, NodeConfiguration
+from streamexit.documents import Document
+from streamexit.engine.engine import Engine, PipelineLane
+from streamexit.engine.worker import EngineWorker, Feed
+from streamexit.errors import OperationError
+from streamexit.exits import ExitRecord
+from streamexit.metrics import StreamCounters
+from streamexit.planning import PlannedStream, plan_streams
+from streamexit.queues import FrameBuffer, Outbox
+from streamexit.sinks.broker import EmbeddedBroker
+from streamexit.sinks.jsonl import JsonlSink
+from streamexit.sinks.mqtt import BrokerAddress, MqttSession
+from streamexit.sources.reader import Reader, StreamState
+from streamexit.tasks.classification import build_task
+from streamexit.wire.encoding import ResultEncoder
+from streamexit.wire.messages import MESSAGES, Info, Message, Stats, timestamp
+from streamexit.wire.topics import Topics
+
+OUTBOX_RESULTS = 4000
+TICK_SECONDS = 0.5
+DRAIN_SECONDS = 1.0
+
+
+class Node:
+    """A running node.
+
+    Args:
+        document: The configuration.
+        on_problem: Called with one sentence for each stream or broker that fails.
+
+    Raises:
+        ConfigurationError: Before anything is started.
+    """
+
+    def __init__(
+        self, document: Document[NodeConfiguration], *, on_problem: Callable[[str], None]
+    ) -> None:
+        self._configuration = document.value
+        self._base = document.path.parent
+        self._on_problem = on_problem
+        self.boot_id = uuid.uuid4().hex[:16]
+        self.topics = Topics(self._configuration.node.prefix, self._configuration.node.id)
+        self.session: MqttSession | None = None
+        self.broker: BrokerAddress | None = None
+        self._jsonl: JsonlSink | None = None
+        self._started_at = time.time()
+        self._failure: BaseException | None = None
+        self._engine = Engine(self._deliver)
+        self.streams: dict[str, AttachedStream] = {}
+        self._feeds: list[Feed] = []
+        self._worker = EngineWorker(
+            self._engine,
+            self._feeds,
+            most_rows=4 * self._configuration.engine.max_batch,
+            hold_recordings=lambda: self._outbox.crowded,
+            clock=time.monotonic,
+            on_failure=self._fail,
+        )
+        self._outbox = Outbox(capacity=OUTBOX_RESULTS, wake=self._wake_pump)
+        self.device = ""
+        self._build(plan_streams(document))
+
+    @property
+    def budgets(self) -> dict[str, BudgetStatus]:
+        """Latest budget status per stream."""
+        return self._worker.snapshot
+
+    async def run(
+        self, *, duration: float | None = None, ready: Callable[[], None] = lambda: None
+    ) -> None:
+        """Run until every recording has ended, `duration` seconds are over, or cancelled.
+
+        Args:
+            duration: In seconds.
+            ready: Called once everything has been started.
+
+        Raises:
+            OperationError: The engine failed.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._pump_wanted = asyncio.Event()
+        self._finished = asyncio.Event()
+        async with AsyncExitStack() as stack:
+            await self._open_sinks(stack)
+            session = asyncio.create_task(self.session.run()) if self.session else None
+            pump = asyncio.create_task(self._pump(), name="pump")
+            ticker = asyncio.create_task(self._tick_for_ever(), name="ticker")
+            try:
+                if self.session:
+                    await self.session.attempted.wait()
+                self._start()
+                ready()
+                async with asyncio.timeout(duration):
+                    await self._finished.wait()
+            except TimeoutError:
+                pass
+            finally:
+                await self._shut_down(pump, ticker, session)
+        if self._failure:
+            raise OperationError(f"the engine failed: {self._failure}") from self._failure
+
+    def stop(self) -> None:
+        """End `run` soon; everything in the engine is still answered. Call it on the loop."""
+        self._finished.set()
+
+    # --- building -------------------------------------------------------------------------------
+
+    def _build(self, plans: list[PlannedStream]) -> None:
+        lanes: dict[tuple[Path, str], PipelineLane] = {}
+        for plan in plans:
+            key = (plan.pipeline.folder, plan.policy.name)
+            if key not in lanes:
+                lanes[key] = self._lane(plan)
+            self._add(plan, lanes[key])
+
+    def _lane(self, plan: PlannedStream) -> PipelineLane:
+        settings = self._configuration.engine
+        task = build_task(plan.pipeline.task, plan.pipeline.labels)
+        backend = TorchBackend(
+            plan.pipeline.network,
+            task,
+            plan.policy.scorer,
+            device=pick_device(settings.device),
+            max_batch=settings.max_batch,
+        )
+        self.device = backend.device
+        max_wait = settings.max_wait_ms / 1000
+        return PipelineLane(backend, task, plan.pipeline.costs, max_wait=max_wait)
+
+    def _add(self, plan: PlannedStream, lane: PipelineLane) -> None:
+        stream_id = plan.section.id
+        counters = StreamCounters()
+        buffer = FrameBuffer(
+            capacity=plan.section.buffer,
+            live=plan.source.live,
+            counters=counters,
+            wake=self._worker.wake,
+        )
+        controller = BudgetController(
+            plan.policy.table, budget=plan.fraction, window=plan.section.window
+        )
+        self._feeds.append(
+            Feed(self._engine.add_stream(stream_id, lane, controller, counters), buffer)
+        )
+        reader = Reader(
+            stream_id,
+            plan.source,
+            buffer,
+            on_state=lambda state: self._on_loop(self._change_state, stream_id, state),
+            pace=plan.section.pace,
+        )
+        encode = ResultEncoder(
+            node=self.topics.node,
+            boot_id=self.boot_id,
+            pipeline=plan.pipeline.name,
+            num_exits=len(plan.pipeline.costs.per_exit),
+        )
+        stream = AttachedStream(plan, counters, buffer, reader, encode, since=self._started_at)
+        self.streams[stream_id] = stream
+
+    async def _open_sinks(self, stack: AsyncExitStack) -> None:
+        if self._configuration.results_file:
+            self._jsonl = JsonlSink(self._base / self._configuration.results_file)
+            stack.callback(self._jsonl.close)
+        settings = self._configuration.mqtt
+        if settings is None:
+            return
+        self.broker = await self._broker_address(settings, stack)
+        self.session = MqttSession(
+            self.broker,
+            client_id=f"streamexit-{self.topics.node}-{self.boot_id}",
+            availability_topic=self.topics.availability,
+            qos=settings.qos,
+            prefer_v5=settings.url != "embedded",
+            on_problem=self._on_problem,
+        )
+        await self.session.set_retained(self.topics.info, self._info().encode())
+
+    async def _broker_address(self, settings: MqttSection, stack: AsyncExitStack) -> BrokerAddress:
+        if settings.url == "embedded":
+            embedded = await stack.enter_async_context(EmbeddedBroker())
+            return BrokerAddress("127.0.0.1", embedded.port)
+        password = settings.password.get_secret_value() if settings.password else None
+        return BrokerAddress.parse(settings.url, username=settings.username, password=password)
+
+    # --- start and stop -------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._worker.start()
+        for stream in self.streams.values():
+            stream.reader.start()
+
+    async def _shut_down(
+        self,
+        pump: asyncio.Task[None],
+        ticker: asyncio.Task[None],
+        session: asyncio.Task[None] | None,
+    ) -> None:
+        """Sources first, then engine, then what it answered, then the broker; within two seconds."""
+        for stream in self.streams.values():
+            stream.reader.stop()
+            stream.buffer.close()
+        self._worker.stop()
+        await asyncio.to_thread(self._worker.join, DRAIN_SECONDS)
+        await asyncio.to_thread(self._join_readers, time.monotonic() + DRAIN_SECONDS / 4)
+        await _end(ticker)
+        await _end(pump)
+        try:
+            async with asyncio.timeout(DRAIN_SECONDS / 2):
+                await self._publish_waiting()
+                await self._publish_state(time.time())
+                if self.session:
+                    await self.session.drained()
+        except TimeoutError:
+            self._on_problem("the broker did not take the last results in time; they are counted")
+        if session:
+            await _end(session)
+
+    def _join_readers(self, deadline: float) -> None:
+        """A decode thread that hangs is left behind: it is a daemon and its buffer is closed."""
+        for stream in self.streams.values():
+            stream.reader.join(max(0.0, deadline - time.monotonic()))
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = error
+        self._on_loop(self._finished.set)
+
+    # --- results out ----------------------------------------------------------------------------
+
+    def _deliver(self, record: ExitRecord) -> None:
+        """On the engine's thread."""
+        self._outbox.put(record)
+
+    def _wake_pump(self) -> None:
+        self._on_loop(self._pump_wanted.set)
+
+    async def _pump(self) -> None:
+        while True:
+            await self._pump_wanted.wait()
+            self._pump_wanted.clear()
+            await self._publish_waiting()
+
+    async def _publish_waiting(self) -> None:
+        while records := self._outbox.drain(256):
+            for record in records:
+                await self._publish(record)
+            self._worker.wake()
+
+    async def _publish(self, record: ExitRecord) -> None:
+        stream_id, now = record.frame.stream_id, time.time()
+        stream = self.streams[stream_id]
+        changed = stream.note(record, now)
+        message = stream.encode(record, now)
+        if self._jsonl:
+            self._jsonl.write(message)
+        if self.session is None:
+            return
+        topic = self.topics.stream(stream_id, "result")
+        await self.session.publish_result(topic, message.encode())
+        if changed:
+            await self._retain(stream_id, "state", stream.latest_answer(record))
+
+    # --- status out -----------------------------------------------------------------------------
+
+    async def _tick_for_ever(self) -> None:
+        stats_due = 0.0
+        while True:
+            now = time.time()
+            for stream in self.streams.values():
+                stream.tick(now)
+            await self._publish_state(now)
+            if self.session and now >= stats_due:
+                stats_due = now + self._configuration.stats_every_s
+                await self.session.publish_passing(self.topics.stats, self._stats(now).encode())
+            if self._worker.idle and all(s.finished for s in self.streams.values()):
+                self._finished.set()
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def _publish_state(self, now: float) -> None:
+        if self.session is None:
+            return
+        for stream_id, stream in self.streams.items():
+            await self._retain(stream_id, "status", stream.status())
+            status = self.budgets.get(stream_id)
+            if status:
+                await self._retain(stream_id, "budget", stream.budget(status))
+            topic = self.topics.stream(stream_id, "availability")
+            await self.session.set_retained(topic, stream.availability.encode())
+
+    async def _retain(self, stream_id: str, leaf: str, message: Message) -> None:
+        assert self.session
+        await self.session.set_retained(self.topics.stream(stream_id, leaf), message.encode())
+
+    def _change_state(self, stream_id: str, state: StreamState) -> None:
+        self.streams[stream_id].change_state(state, time.time())
+        if state.message:
+            self._on_problem(state.message)
+
+    def _info(self) -> Info:
+        return Info(
+            node=self.topics.node,
+            boot_id=self.boot_id,
+            version=version("streamexit"),
+            started_at=timestamp(self._started_at),
+            device=self.device,
+            pipelines=sorted({s.plan.pipeline.name for s in self.streams.values()}),
+            streams=list(self.streams),
+            schemas=[m.model_fields["format"].default for m in MESSAGES.values()],
+        )
+
+    def _stats(self, now: float) -> Stats:
+        counters = [stream.counters for stream in self.streams.values()]
+        dropped: Counter[str] = Counter()
+        for one in counters:
+            dropped.update(one.dropped)
+        return Stats(
+            node=self.topics.node,
+            boot_id=self.boot_id,
+            at=timestamp(now),
+            uptime_s=now - self._started_at,
+            frames=sum(c.frames for c in counters),
+            answered=sum(c.answered for c in counters),
+            dropped=dict(dropped),
+            rows_waiting=self._engine.load,
+            outbox_length=self._outbox.statistics().length,
+            results_lost=self.results_lost(),
+        )
+
+    def results_lost(self) -> dict[str, int]:
+        """Results that did not reach the broker, by reason."""
+        lost: Counter[str] = Counter(self.session.lost if self.session else {})
+        lost["queue_full"] += self._outbox.statistics().dropped
+        return {reason: count for reason, count in lost.items() if count}
+
+    def _on_loop(self, callback: Callable[..., None], *args: object) -> None:
+        """From any thread; after the loop has ended nobody is left to care."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(callback, *args)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task], timeout=DRAIN_SECONDS)

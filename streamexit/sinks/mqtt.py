@@ -1,0 +1,331 @@
+"""Publishing over MQTT. The only file that knows aiomqtt.
+
+A session publishes what it is given, keeps retained topics right over every reconnect, and counts
+what is lost. Results that come while the broker is away are lost here and counted; the gap shows
+in their `seq`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import ssl
+from collections import Counter, deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import urlsplit
+
+import aiomqtt
+from paho.mqtt.reasoncodes import ReasonCode
+
+from streamexit.errors import BrokerError
+
+log = logging.getLogger(__name__)
+
+LossReason = Literal["broker_offline", "unconfirmed", "queue_full", "not_sent"]
+"""Why a result did not reach the broker.
+
+broker_offline: there was no connection when it came.
+unconfirmed: the connection broke before the broker confirmed it; it may have arrived.
+queue_full: the broker took results more slowly than they came.
+not_sent: the run ended before its turn came.
+"""
+
+ONLINE, OFFLINE, STOPPED = "online", "offline", "stopped"
+IN_FLIGHT = 20
+QUEUE = 2000
+FIRST_RETRY_SECONDS = 0.5
+LONGEST_RETRY_SECONDS = 30.0
+CONNECT_TIMEOUT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """Where the broker is and how to log in.
+
+    Attributes:
+        host: Name or address.
+        port: TCP port.
+        tls: Verified against the system's certificate authorities.
+        username: Or None.
+        password: Or None; never shown.
+    """
+
+    host: str
+    port: int
+    tls: bool = False
+    username: str | None = None
+    password: str | None = None
+
+    @classmethod
+    def parse(
+        cls, url: str, *, username: str | None = None, password: str | None = None
+    ) -> BrokerAddress:
+        """From mqtt://host[:port] or mqtts://host[:port]."""
+        parts = urlsplit(url)
+        tls = parts.scheme == "mqtts"
+        default = 8883 if tls else 1883
+        return cls(parts.hostname or "localhost", parts.port or default, tls, username, password)
+
+    def __repr__(self) -> str:
+        return f"{'mqtts' if self.tls else 'mqtt'}://{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Publication:
+    topic: str
+    payload: bytes
+    qos: int
+    retain: bool
+    is_result: bool
+
+
+class MqttSession:
+    """A connection that is kept up, and what is published over it. Lives on one event loop.
+
+    Args:
+        address: Of the broker.
+        client_id: Unique; two clients of one id throw each other out for ever.
+        availability_topic: Retained; carries the last will.
+        qos: Of results. Retained topics use 1.
+        prefer_v5: Speak MQTT 5 and fall back to 3.1.1; False speaks 3.1.1 at once.
+        on_problem: Called with a sentence when the connection fails, once per kind of failure.
+
+    Attributes:
+        attempted: Set once the first attempt to connect has succeeded or failed.
+        connected: Now.
+        connections: Made so far.
+        confirmed: Results that the broker confirmed.
+        lost: Results that it did not, by reason.
+    """
+
+    def __init__(
+        self,
+        address: BrokerAddress,
+        *,
+        client_id: str,
+        availability_topic: str,
+        qos: int = 1,
+        prefer_v5: bool = True,
+        on_problem: Callable[[str], None] = log.warning,
+    ) -> None:
+        self._address = address
+        self._client_id = client_id
+        self._availability_topic = availability_topic
+        self._qos = qos
+        self._protocol = aiomqtt.ProtocolVersion.V5 if prefer_v5 else aiomqtt.ProtocolVersion.V311
+        self._on_problem = on_problem
+        self._last_problem = ""
+        self._queue: deque[_Publication] = deque()
+        self._retained: dict[str, bytes] = {}
+        self._changed = asyncio.Condition()
+        self._sending = 0
+        self.attempted = asyncio.Event()
+        self.connected = False
+        self.connections = 0
+        self.confirmed = 0
+        self.lost: Counter[LossReason] = Counter()
+
+    async def publish_result(self, topic: str, payload: bytes) -> None:
+        """Queue a result, waiting while the broker is there but slow; without a broker, lose it."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self.connected or len(self._queue) < QUEUE)
+            if not self.connected:
+                self.lost["broker_offline"] += 1
+                return
+            self._queue.append(_Publication(topic, payload, self._qos, False, True))
+            self._changed.notify_all()
+
+    async def set_retained(self, topic: str, payload: bytes) -> None:
+        """Publish a retained topic, now if there is a connection and after each reconnect."""
+        async with self._changed:
+            if self._retained.get(topic) == payload:
+                return
+            self._retained[topic] = payload
+            if self.connected:
+                self._queue.append(_Publication(topic, payload, 1, True, False))
+                self._changed.notify_all()
+
+    async def publish_passing(self, topic: str, payload: bytes) -> None:
+        """Publish something that is of no interest later; without a connection, nothing."""
+        async with self._changed:
+            if self.connected:
+                self._queue.append(_Publication(topic, payload, 0, False, False))
+                self._changed.notify_all()
+
+    async def run(self) -> None:
+        """Stay connected and publish, until cancelled."""
+        retry = FIRST_RETRY_SECONDS
+        while True:
+            connections = self.connections
+            try:
+                await self._stay_connected()
+            except* (aiomqtt.MqttError, OSError) as group:
+                self._report(_first(group))
+            finally:
+                self.attempted.set()
+                await self._lose_connection()
+            retry = FIRST_RETRY_SECONDS if self.connections > connections else retry
+            await asyncio.sleep(retry * random.uniform(0.5, 1.0))
+            retry = min(2 * retry, LONGEST_RETRY_SECONDS)
+
+    async def drained(self) -> None:
+        """Wait until everything queued is confirmed, or there is no connection."""
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: not self.connected or (not self._queue and not self._sending)
+            )
+
+    async def _stay_connected(self) -> None:
+        async with self._client() as client:
+            await client.publish(self._availability_topic, ONLINE, qos=1, retain=True)
+            await self._announce()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_watch(client), name="mqtt-watch")
+                group.create_task(self._send_all(client, group), name="mqtt-send")
+
+    @asynccontextmanager
+    async def _client(self) -> AsyncIterator[aiomqtt.Client]:
+        will = aiomqtt.Will(self._availability_topic, OFFLINE, qos=1, retain=True)
+        client = aiomqtt.Client(
+            self._address.host,
+            self._address.port,
+            username=self._address.username,
+            password=self._address.password,
+            identifier=self._client_id,
+            protocol=self._protocol,
+            will=will,
+            timeout=CONNECT_TIMEOUT_SECONDS,
+            keepalive=15,
+            max_inflight_messages=IN_FLIGHT,
+            tls_context=ssl.create_default_context() if self._address.tls else None,
+        )
+        client.pending_calls_threshold = 2 * IN_FLIGHT
+        async with client:
+            try:
+                yield client
+            except asyncio.CancelledError:
+                # The run ends: say so instead of leaving it to the last will.
+                await client.publish(self._availability_topic, STOPPED, qos=1, retain=True)
+                raise
+
+    async def _announce(self) -> None:
+        async with self._changed:
+            self.connected = True
+            self.connections += 1
+            self.attempted.set()
+            self._last_problem = ""
+            self._queue.extendleft(
+                _Publication(topic, payload, 1, True, False)
+                for topic, payload in reversed(self._retained.items())
+            )
+            self._changed.notify_all()
+
+    async def _send_all(self, client: aiomqtt.Client, group: asyncio.TaskGroup) -> None:
+        """Start publishing in order; up to `IN_FLIGHT` await confirmation at a time."""
+        while True:
+            async with self._changed:
+                await self._changed.wait_for(lambda: self._queue and self._sending < IN_FLIGHT)
+                publication = self._queue.popleft()
+                self._sending += 1
+            group.create_task(self._send(client, publication))
+
+    async def _send(self, client: aiomqtt.Client, publication: _Publication) -> None:
+        done = False
+        try:
+            await client.publish(
+                publication.topic,
+                publication.payload,
+                qos=publication.qos,
+                retain=publication.retain,
+            )
+            done = True
+        finally:
+            self._sending -= 1
+            if publication.is_result:
+                self.confirmed += done
+                self.lost["unconfirmed"] += not done
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _lose_connection(self) -> None:
+        async with self._changed:
+            was, self.connected = self.connected, False
+            waiting = sum(publication.is_result for publication in self._queue)
+            if waiting:
+                self.lost["broker_offline" if was else "not_sent"] += waiting
+            self._queue.clear()
+            self._changed.notify_all()
+
+    def _report(self, error: BaseException) -> None:
+        if self._protocol is aiomqtt.ProtocolVersion.V5 and _speaks_no_v5(error):
+            self._protocol = aiomqtt.ProtocolVersion.V311
+            return
+        problem = str(self.explain(error))
+        if problem != self._last_problem:
+            self._last_problem = problem
+            self._on_problem(problem)
+
+    def explain(self, error: BaseException) -> BrokerError:
+        """What a connection error means and what to do."""
+        code = error.rc if isinstance(error, aiomqtt.MqttCodeError) else None
+        value = code.value if isinstance(code, ReasonCode) else code
+        if isinstance(error, aiomqtt.exceptions.MqttConnectError) and value in (4, 5, 134, 135):
+            return BrokerError(
+                f"MQTT broker {self._address}: refused the login; "
+                "check mqtt.username and mqtt.password"
+            )
+        return BrokerError(
+            f"MQTT broker {self._address}: {error}; check that it runs and that the address is "
+            "right. Frames go on being answered, results are lost until it is back"
+        )
+
+
+async def _watch(client: aiomqtt.Client) -> None:
+    """Ends with MqttError as soon as the connection is lost; nothing is subscribed."""
+    async for _ in client.messages:
+        pass
+
+
+def _speaks_no_v5(error: BaseException) -> bool:
+    if not isinstance(error, aiomqtt.exceptions.MqttConnectError):
+        return False
+    value = error.rc.value if isinstance(error.rc, ReasonCode) else error.rc
+    return value in (1, 132)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def subscribe(
+    address: BrokerAddress, topic: str, *, client_id: str | None = None, protocol_v5: bool = True
+) -> AsyncGenerator[tuple[str, bytes, bool]]:
+    """Yield (topic, payload, retained) of everything published under `topic`.
+
+    Raises:
+        BrokerError: The broker refuses or goes away.
+    """
+    protocol = aiomqtt.ProtocolVersion.V5 if protocol_v5 else aiomqtt.ProtocolVersion.V311
+    try:
+        async with aiomqtt.Client(
+            address.host,
+            address.port,
+            username=address.username,
+            password=address.password,
+            identifier=client_id,
+            protocol=protocol,
+            timeout=CONNECT_TIMEOUT_SECONDS,
+            tls_context=ssl.create_default_context() if address.tls else None,
+        ) as client:
+            await client.subscribe(topic, qos=1)
+            async for message in client.messages:
+                yield str(message.topic), bytes(message.payload), message.retain
+    except aiomqtt.MqttError as error:
+        raise BrokerError(f"MQTT broker {address}: {error}; check that it runs") from error

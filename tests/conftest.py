@@ -1,0 +1,155 @@
+"""Fixtures that several rooms of tests share: real data, real clips, a real broker."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from streamexit.testing import write_toy_pipeline
+
+ROOT = Path(__file__).resolve().parents[1]
+IN_CI = os.environ.get("CI") == "true"
+
+
+def absent(what: str) -> None:
+    """Skip where somebody lacks something; fail where CI should have it."""
+    if IN_CI:
+        pytest.fail(f"CI must have {what}")
+    pytest.skip(f"{what} is not here")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """CUDA tests run where there is a CUDA device."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if "needs_cuda" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda:0", marks=pytest.mark.needs_cuda)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Every device that a backend must work on."""
+    return torch.device(request.param)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Small tensors on two cores: threads only get in each other's way."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of shared real data; $STREAMEXIT_DATA names another."""
+    folder = Path(os.environ.get("STREAMEXIT_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        absent(f"the data folder {folder} (set STREAMEXIT_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small complete pipeline folder; do not change it, copy it."""
+    return write_toy_pipeline(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="session")
+def cifar_pipeline() -> Path:
+    """The pipeline that ships."""
+    return ROOT / "pipelines" / "cifar10-resnet20"
+
+
+MakeClip = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def make_clip(tmp_path_factory: pytest.TempPathFactory) -> MakeClip:
+    """Encode a clip of moving stripes with PyAV."""
+    folder = tmp_path_factory.mktemp("clips")
+
+    def make(
+        name: str = "clip.mp4",
+        *,
+        frames: int = 30,
+        size: tuple[int, int] = (64, 48),
+        rate: int = 25,
+        codec: str = "libx264",
+        pix_fmt: str = "yuv420p",
+    ) -> Path:
+        path = folder / name
+        width, height = size
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream(codec, rate=rate)
+            assert isinstance(stream, av.VideoStream)
+            stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+            for i in range(frames):
+                picture = np.zeros((height, width, 3), np.uint8)
+                picture[:, (np.arange(width) + 2 * i) % 16 < 8] = (200, 80, 5 * i % 256)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode(None))
+        return path
+
+    return make
+
+
+@dataclass
+class Mosquitto:
+    """A mosquitto of this test's own, on loopback."""
+
+    folder: Path
+    port: int
+    process: subprocess.Popen[bytes] | None = field(default=None)
+
+    @property
+    def url(self) -> str:
+        """mqtt://..."""
+        return f"mqtt://127.0.0.1:{self.port}"
+
+    def start(self, *, extra: str = "allow_anonymous true") -> None:
+        """Start, and return once it accepts connections."""
+        config = self.folder / "mosquitto.conf"
+        config.write_text(f"listener {self.port} 127.0.0.1\n{extra}\npersistence false\n")
+        binary = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
+        assert binary
+        self.process = subprocess.Popen(
+            [binary, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        assert self.process.stderr
+        for line in self.process.stderr:  # it says so once it listens
+            if b"running" in line:
+                return
+        raise AssertionError("mosquitto did not start")
+
+    def kill(self) -> None:
+        """Kill it as a crash would."""
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stderr
+        self.process.stderr.close()
+        self.process = None
+
+
+@pytest.fixture
+def mosquitto(tmp_path: Path) -> Iterator[Mosquitto]:
+    """A real broker, started."""
+    if not shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin"):
+        absent("mosquitto (apt install mosquitto)")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    broker = Mosquitto(tmp_path, port)
+    broker.start()
+    yield broker
+    if broker.process:
+        broker.kill()
