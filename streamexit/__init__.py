@@ -1,0 +1,1 @@
+"""Video streams through early-exit networks, each held at its own compute budget."""

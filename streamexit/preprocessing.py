@@ -14,13 +14,17 @@ from typing import Literal
 
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
 """uint8 [H, W, 3], RGB."""
 
 Triple = tuple[float, float, float]
+
+FILTER = int(Interpolation.AREA) | int(Interpolation.FULL_CHR_H_INT)
+"""Area averaging, chroma too: by default swscale halves the chroma of what it scales, and a small
+picture would lose its fine colours when it comes from a video but not when it comes from a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class InputConverter:
         p = self._preprocessing
         width, height = p.scaled_size(picture.width, picture.height)
         small = self._reformatter.reformat(
-            picture, width=width, height=height, format="rgb24", interpolation="AREA", threads=1
+            picture, width=width, height=height, format="rgb24", interpolation=FILTER, threads=1
         ).to_ndarray()
         top, left = (height - p.height) // 2, (width - p.width) // 2
         return np.ascontiguousarray(small[top : top + p.height, left : left + p.width])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from streamexit.errors import InputError
 
+SHADES = "█▓▒░"
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -28,12 +30,10 @@ def parse_duration(text: str) -> float:
     return float(match.group(1)) * _UNITS[match.group(2) or "s"]
 
 
-def bars(shares: tuple[float, ...] | list[float], *, width: int = 8) -> str:
-    """Exit shares as one small bar each."""
-    blocks = " ▏▎▍▌▋▊▉█"
-    parts = []
-    for share in shares:
-        eighths = round(share * width * 8)
-        bar = "█" * (eighths // 8) + (blocks[eighths % 8] if eighths % 8 else "")
-        parts.append(f"{bar:<{width}}{share:4.0%}")
-    return " ".join(parts)
+def stacked(shares: Sequence[float], *, width: int = 16) -> str:
+    """Exit shares as one bar, a shade per exit, and as per cent: "███▓▓▒ 50 33 17%"."""
+    ends = [round(sum(shares[: k + 1]) * width) for k in range(len(shares))]
+    lengths = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+    bar = "".join(SHADES[k % len(SHADES)] * length for k, length in enumerate(lengths))
+    numbers = " ".join(f"{100 * share:.0f}" for share in shares)
+    return f"{bar:<{width}} {numbers}%"

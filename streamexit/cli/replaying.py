@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streamexit.cli.formats import bars
+from streamexit.cli.formats import stacked
 from streamexit.cli.making import DeviceOption, JsonOption
 
 if TYPE_CHECKING:
@@ -124,7 +124,9 @@ def _show(streams: dict[str, StreamReport], total: StreamReport, seconds: float)
 
     table = Table(box=None, pad_edge=False)
     for column in ("stream", "frames", "dropped", "cost", "worst window", "exit shares", "quality"):
-        table.add_column(column, justify="left" if column in ("stream", "exit shares") else "right")
+        table.add_column(
+            column, justify="left" if column in ("stream", "exit shares") else "right", no_wrap=True
+        )
     rows = [*streams.items(), ("all", total)] if len(streams) > 1 else list(streams.items())
     for name, report in rows:
         table.add_row(
@@ -133,7 +135,7 @@ def _show(streams: dict[str, StreamReport], total: StreamReport, seconds: float)
             str(sum(report.dropped.values())),
             f"{report.mean_cost / report.full_cost:.1%}" if report.mean_cost else "-",
             f"{report.worst_window_error:.1%}" if report.worst_window_error is not None else "-",
-            bars(report.exit_shares, width=2),
+            stacked(report.exit_shares),
             _quality(report),
         )
     console.print(table)

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from streamexit.cli.formats import bars
+from streamexit.cli.formats import stacked
 
 if TYPE_CHECKING:
     from streamexit.runtime import Node
@@ -76,7 +76,9 @@ def live_table(node: Node, received: dict[str, int] | None = None) -> Renderable
     """What every stream is doing now."""
     table = Table(box=None, pad_edge=False)
     for column in ("stream", "state", "fps", "exit shares (window)", "cost", "budget", "answer"):
-        table.add_column(column, justify="right" if column in ("fps", "cost", "budget") else "left")
+        table.add_column(
+            column, justify="right" if column in ("fps", "cost") else "left", no_wrap=True
+        )
     if received is not None:
         table.add_column("received", justify="right")
     budgets = node.budgets
@@ -87,7 +89,7 @@ def live_table(node: Node, received: dict[str, int] | None = None) -> Renderable
             name,
             stream.state.state,
             f"{stream.fps:.1f}",
-            bars(status.exit_shares, width=4) if status else "",
+            stacked(status.exit_shares) if status else "",
             f"{mean:.1%}" if mean is not None else "-",
             f"{stream.plan.fraction:.1%} {status.state if status else ''}",
             stream.last_label,
@@ -102,7 +104,9 @@ def summary_table(node: Node, received: dict[str, int] | None = None) -> Rendera
     """What every stream did."""
     table = Table(box=None, pad_edge=False, title="Summary", title_justify="left")
     for column in ("stream", "frames", "answered", "dropped", "mean cost", "budget", "exit shares"):
-        table.add_column(column, justify="left" if column in ("stream", "exit shares") else "right")
+        table.add_column(
+            column, justify="left" if column in ("stream", "exit shares") else "right", no_wrap=True
+        )
     if received is not None:
         table.add_column("received", justify="right")
     for name, report in summary(node)["streams"].items():
@@ -113,7 +117,7 @@ def summary_table(node: Node, received: dict[str, int] | None = None) -> Rendera
             str(sum(report["dropped"].values())),
             f"{report['mean_fraction']:.1%}" if report["mean_fraction"] is not None else "-",
             f"{report['budget_fraction']:.1%}",
-            bars(report["exit_shares"], width=2),
+            stacked(report["exit_shares"]),
         ]
         table.add_row(*row, *([str(received.get(name, 0))] if received is not None else []))
     return table

@@ -57,7 +57,7 @@ def _cut(scores: Floats, count: int) -> float:
         return ALWAYS
     edge = float(np.sort(scores)[len(scores) - count])
     with_ties, without = int((scores >= edge).sum()), int((scores > edge).sum())
-    if edge == ALWAYS or (without and count - without < with_ties - count):
+    if edge == ALWAYS or count - without < with_ties - count:
         above = scores[scores > edge]
         return float(above.min()) if len(above) else NEVER
     return edge
@@ -103,7 +103,7 @@ class ThresholdTable:
         if any(len(t) != k - 1 for t in self.thresholds) or any(len(s) != k for s in self.shares):
             raise PipelineError(f"policy: rows do not match the {k} exits of the cost table")
         inside = [self.low, *self.budgets, self.high]
-        if any(a >= b for a, b in pairwise(inside)):
+        if rows and any(a >= b for a, b in pairwise(inside)):
             raise PipelineError(
                 f"policy: budgets must rise strictly inside {self.low}..{self.high}"
             )

@@ -7,6 +7,7 @@ order in which they were taken.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -15,7 +16,7 @@ import numpy as np
 
 from streamexit.documents import did_you_mean
 from streamexit.errors import SourceError
-from streamexit.preprocessing import InputConverter, Preprocessing
+from streamexit.preprocessing import Image, InputConverter, Preprocessing
 from streamexit.sources.source import DropReport, Picture
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
@@ -47,13 +48,12 @@ class ImageSource:
         names, read = self._open()
         decoded = 0
         for index, (name, label) in enumerate(self._labelled(names)):
-            encoded = np.frombuffer(read(name), np.uint8)
-            rgb = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB) if encoded.size else None
+            rgb = _decode(read, name)
             if rgb is None:
                 report("unreadable_image")
                 continue
             decoded += 1
-            yield Picture(convert.from_array(rgb.astype(np.uint8)), index / self._rate, label)
+            yield Picture(convert.from_array(rgb), index / self._rate, label)
         if not decoded:
             raise SourceError(
                 f"images:{self._path}: none of its {len(names)} files could be read as a picture",
@@ -63,7 +63,9 @@ class ImageSource:
     def _open(self) -> tuple[list[str], Callable[[str], bytes]]:
         """The picture files' relative names, and how to read one."""
         if self._path.is_dir():
-            files = [p for p in self._path.rglob("*") if p.suffix.lower() in SUFFIXES]
+            files = [
+                p for p in self._path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
+            ]
             names = [p.relative_to(self._path).as_posix() for p in files]
             return self._in_order(names), lambda name: (self._path / name).read_bytes()
         if not self._path.exists():
@@ -97,3 +99,13 @@ class ImageSource:
                 reason="unknown_class",
             )
         return [(name, self._labels.get(classes[name])) for name in names]
+
+
+def _decode(read: Callable[[str], bytes], name: str) -> Image | None:
+    """The picture as RGB, or None when it is none, is damaged, or is absurdly large."""
+    try:
+        encoded = np.frombuffer(read(name), np.uint8)
+        rgb = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB) if encoded.size else None
+    except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, cv2.error):
+        return None
+    return None if rgb is None else rgb.astype(np.uint8)

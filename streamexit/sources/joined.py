@@ -28,7 +28,9 @@ class JoinedSource:
     def pictures(self, report: DropReport) -> Iterator[Picture]:
         """See `Source`; timestamps go on from part to part."""
         offset, step = 0.0, FIRST_STEP
-        while True:
+        again = True
+        while again:
+            again = False
             for part in self._parts:
                 first = last = None
                 for picture in part.pictures(report):
@@ -37,6 +39,6 @@ class JoinedSource:
                     step = pts - last if last is not None else step
                     last = pts
                     yield replace(picture, pts_seconds=pts)
-                offset = (last if last is not None else offset) + step
-            if not self._repeat:
-                return
+                if last is not None:
+                    offset = last + step
+                    again = self._repeat  # a round without a single picture is the last

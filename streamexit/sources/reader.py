@@ -6,6 +6,7 @@ import logging
 import random
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -105,7 +106,8 @@ class Reader:
                     return
                 retry = FIRST_RETRY_SECONDS if self._index > read_before else retry
                 self._on_state(StreamState("reconnecting", final.reason, final.message))
-                self._stopping.wait(retry * random.uniform(0.5, 1.0))
+                if self._stopping.wait(retry * random.uniform(0.5, 1.0)):
+                    return
                 retry = min(2 * retry, LONGEST_RETRY_SECONDS)
                 self._start_epoch()
         finally:
@@ -119,7 +121,8 @@ class Reader:
         except SourceError as error:
             return StreamState("error", error.reason, f"stream {self._stream_id}: {error}")
         except Exception as error:  # a codec's or a plugin's: it must not end more than its stream
-            log.exception("stream %s: the source failed", self._stream_id)
+            details = redact(traceback.format_exc())
+            log.error("stream %s: the source failed\n%s", self._stream_id, details)
             message = f"stream {self._stream_id}: {type(error).__name__}: {redact(str(error))}"
             return StreamState("error", "internal", message)
         return StreamState("ended", "end_of_stream")

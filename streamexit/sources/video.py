@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from typing import cast
 
 import av
 from av.container import InputContainer
@@ -25,7 +26,7 @@ LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp")
 TIMEOUT_MICROSECONDS = "10000000"
 FALLBACK_RATE = 25.0
 
-_SCHEME = re.compile(r"^([a-z]+)://")
+_SCHEME = re.compile(r"^([A-Za-z]+)://")
 
 
 class VideoSource:
@@ -38,7 +39,7 @@ class VideoSource:
 
     def __init__(self, url: str, preprocessing: Preprocessing) -> None:
         scheme = _SCHEME.match(url)
-        self._scheme = scheme.group(1) if scheme else "file"
+        self._scheme = scheme.group(1).lower() if scheme else "file"
         self.live = self._scheme in LIVE_SCHEMES
         self._url = url
         self._preprocessing = preprocessing
@@ -57,11 +58,11 @@ class VideoSource:
             for packet in self._packets(container, stream):
                 try:
                     frames = packet.decode()
-                except InvalidDataError:
+                except EOFError:
+                    continue
+                except FFmpegError:
                     report("decode_error")
                     continue
-                except FFmpegError as error:
-                    raise self._error(error, "decode_error") from error
                 for frame in frames:
                     if frame.is_corrupt:
                         report("decode_error")
@@ -82,7 +83,8 @@ class VideoSource:
     @contextmanager
     def _open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
         try:
-            container = av.open(self._url, options=self._options(), metadata_errors="replace")
+            name = self._url if self._scheme != "file" else f"file:{self._url}"
+            container = av.open(name, options=self._options(), metadata_errors="replace")
         except FFmpegError as error:
             raise self._error(error, "cannot_open") from error
         with container:
@@ -93,20 +95,26 @@ class VideoSource:
                     "give a file or camera with a picture",
                     reason="no_video",
                 )
-            stream.thread_type = "SLICE" if self.live else "AUTO"
+            # Threads over whole frames add delay, and lose frames silently when a file breaks off.
+            stream.thread_type = "SLICE"
             yield container, stream
 
     def _packets(
         self, container: InputContainer, stream: VideoStream
     ) -> Iterator[av.Packet[VideoStream]]:
-        """Demux; a damaged end of a file is an end."""
+        """Demux; a damaged end of a file is an end. What the decoder still holds comes last."""
         try:
             yield from container.demux(stream)
-        except InvalidDataError as error:
-            if self.live:
-                raise self._error(error, "stream_broken") from error
+        except IndexError:
+            return  # PyAV, when a stream appeared in mid-file; ours was flushed before
         except FFmpegError as error:
-            raise self._error(error, "stream_broken") from error
+            flush = cast("av.Packet[VideoStream]", av.Packet())
+            flush.stream = stream
+            if stream.time_base is not None:
+                flush.time_base = stream.time_base
+            yield flush
+            if self.live or not isinstance(error, InvalidDataError):
+                raise self._error(error, "stream_broken") from error
 
     def _options(self) -> dict[str, str]:
         if self._scheme in ("rtsp", "rtsps"):

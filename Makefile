@@ -1,0 +1,32 @@
+# Two commands: `make demo` shows it, `make test` proves it. Each sets itself up in .venv.
+
+PYTHON ?= python3
+DURATION ?= 20s
+PY := .venv/bin/python
+
+.PHONY: demo test lint install clean
+
+demo: .venv/installed
+	@.venv/bin/streamexit demo --duration $(DURATION)
+
+test: .venv/installed
+	@.venv/bin/pytest
+
+lint: .venv/installed
+	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check
+	@.venv/bin/mypy
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "streamexit needs Python 3.11 or newer; name one with: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@echo "Setting up .venv (PyTorch is large: about 5 GB, some minutes on a slow line) ..."
+	@$(PYTHON) -m venv .venv || { echo "Python's venv module is missing; on Debian: apt install python3-venv"; exit 1; }
+	$(PY) -m pip install --disable-pip-version-check --no-input uv
+	.venv/bin/uv pip install --python $(PY) --constraints constraints.txt --editable '.[broker,clips,test]'
+	@touch $@
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from streamexit.config.load import load_configuration
+from streamexit.errors import ConfigurationError
+from streamexit.exits import Budget
+
+ROOT = Path(__file__).resolve().parents[2]
+STREAM = "{id: a, source: 'synthetic:seed=1', pipeline: toy, budget: {fraction: 0.5}}"
+
+
+def write(folder: Path, *, top: str = "", pipelines: str = "{toy: p}", **stream: str) -> Path:
+    """A configuration whose one stream is on lines 4 to 7 and can be changed by key."""
+    keys = {"id": "a", "source": "'synthetic:seed=1'", "pipeline": "toy", **stream}
+    keys.setdefault("budget", "{fraction: 0.5}")
+    lines = [f"    {key}: {value}" for key, value in keys.items()]
+    lines[0] = lines[0].replace("    ", "  - ", 1)
+    file = folder / "node.yaml"
+    file.write_text("\n".join([top, f"pipelines: {pipelines}", "streams:", *lines]) + "\n")
+    return file
+
+
+def refusal(file: Path) -> str:
+    """The message that `file` is refused with."""
+    with pytest.raises(ConfigurationError) as caught:
+        load_configuration(file)
+    assert str(file) in str(caught.value)
+    return str(caught.value)
+
+
+def test_smallest_file_is_enough(tmp_path: Path) -> None:
+    """Pipelines and streams suffice; everything else has a default."""
+    configuration = load_configuration(write(tmp_path)).value
+    assert configuration.pipelines == {"toy": "p"}
+    (stream,) = configuration.streams
+    assert (stream.id, stream.pipeline, stream.source) == ("a", "toy", "synthetic:seed=1")
+    assert stream.budget.build() == Budget(0.5, "fraction")
+    assert configuration.mqtt is None
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda f: f.name)
+def test_every_example_configuration_loads(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The configurations in the repository are valid once their variables are set."""
+    for name in re.findall(r"\$\{(\w+)\}", file.read_text()):
+        monkeypatch.setenv(name, "x")
+    assert load_configuration(file).value.streams
+
+
+@pytest.mark.parametrize("text", ["", "streams: []\npipelines: {}\n", f"streams: [{STREAM}]\n"])
+def test_file_without_streams_or_pipelines_is_refused(tmp_path: Path, text: str) -> None:
+    """A node with nothing to run is refused, and the message names what is missing."""
+    (tmp_path / "node.yaml").write_text(text)
+    assert "pipelines" in refusal(tmp_path / "node.yaml")
+
+
+def test_duplicate_id_is_refused_with_both_places(tmp_path: Path) -> None:
+    """Two streams of one id are refused; the message names the second and the first."""
+    file = tmp_path / "node.yaml"
+    file.write_text(f"pipelines: {{toy: p}}\nstreams:\n  - {STREAM}\n  - {STREAM}\n")
+    message = refusal(file)
+    assert "line 4, streams[1].id" in message
+    assert "'a' is already the id of streams[0]" in message
+
+
+@pytest.mark.parametrize("name", ["a/b", "a+b", "'#'", "''", "a b", "x" * 65, "'a\\n'", "ä"])
+def test_ill_formed_id_is_refused(tmp_path: Path, name: str) -> None:
+    """An id that would mean something in an MQTT topic, or is too long, is refused."""
+    assert "line 4, streams[0].id" in refusal(write(tmp_path, id=name))
+    assert "node.id" in refusal(write(tmp_path, top=f"node: {{id: {name}}}"))
+
+
+def test_longest_id_is_accepted(tmp_path: Path) -> None:
+    """An id of 64 letters, digits, dashes and underscores is fine."""
+    name = "aZ0-_" + "x" * 59
+    assert load_configuration(write(tmp_path, id=name)).value.streams[0].id == name
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
+        ("{fraction: 0.5, gflops_per_frame: 1}", "either fraction"),
+        ("{}", "either fraction"),
+        ("{fraction: 0}", "fraction: 0: "),
+        ("{fraction: -0.5}", "-0.5"),
+        ("{gflops_per_frame: 0}", "greater than 0"),
+        ("{fraction: .nan}", "nan"),
+        ("{gflops_per_frame: .inf}", "inf"),
+        ("{fraction: lots}", "'lots'"),
+        ("{fractoin: 0.5}", "did you mean 'fraction'?"),
+        ("0.5", "0.5"),
+    ],
+)
+def test_wrong_budget_is_refused(tmp_path: Path, budget: str, expected: str) -> None:
+    """A budget is one positive finite number in one known unit; all else is refused where it stands."""
+    message = refusal(write(tmp_path, budget=budget))
+    assert "line 7, streams[0].budget" in message
+    assert expected in message
+
+
+def test_budget_in_gflops(tmp_path: Path) -> None:
+    """A budget can be given in GFLOPs per frame."""
+    configuration = load_configuration(write(tmp_path, budget="{gflops_per_frame: 0.05}")).value
+    assert configuration.streams[0].budget.build() == Budget(0.05, "gflops_per_frame")
+
+
+@pytest.mark.parametrize(
+    "url", ["mqtt://broker", "mqtt://10.0.0.1:1883", "mqtts://broker:8883", "embedded"]
+)
+def test_broker_url_is_accepted(tmp_path: Path, url: str) -> None:
+    """Plain, TLS and embedded brokers can be named."""
+    mqtt = load_configuration(write(tmp_path, top=f"mqtt: {{url: '{url}'}}")).value.mqtt
+    assert mqtt is not None
+    assert mqtt.url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://broker", "mqtts://"),
+        ("broker:1883", "mqtt://"),
+        ("mqtt://", "mqtt://host"),
+        ("mqtt://broker:port", "port must be a number"),
+        ("mqtt://broker:70000", "port must be a number"),
+        ("mqtt://broker:0", "port must be a number"),
+        ("mqtt://me:hunter2@broker", "username and password"),
+        ("mqtt://me@broker", "username and password"),
+    ],
+)
+def test_wrong_broker_url_is_refused(tmp_path: Path, url: str, expected: str) -> None:
+    """A broker URL of another form is refused with what to write, and never shows a password."""
+    message = refusal(write(tmp_path, top=f"mqtt: {{url: '{url}'}}"))
+    assert "line 1, mqtt.url" in message
+    assert expected in message
+    assert "hunter2" not in message
+
+
+def test_unknown_pipeline_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    """A stream that names no pipeline of the file gets the most similar name as the remedy."""
+    message = refusal(write(tmp_path, pipelines="{toys: p, other: q}"))
+    assert "line 6, streams[0].pipeline: 'toy'" in message
+    assert "did you mean 'toys'?" in message
+
+
+def test_missing_source_file_is_refused(tmp_path: Path) -> None:
+    """A source file is looked for beside the configuration, and refused when it is not there."""
+    message = refusal(write(tmp_path, source="clip.mp4"))
+    assert "line 5, streams[0].source: 'clip.mp4'" in message
+    assert str(tmp_path / "clip.mp4") in message
+    (tmp_path / "clip.mp4").touch()
+    assert load_configuration(tmp_path / "node.yaml").value.streams[0].source == "clip.mp4"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("window", "0"),
+        ("buffer", "0"),
+        ("rate", ".nan"),
+        ("rate", "-1"),
+        ("pace", "slow"),
+        ("loop", "often"),
+    ],
+)
+def test_option_out_of_range_is_refused(tmp_path: Path, key: str, value: str) -> None:
+    """Stream options outside their range are refused where they stand."""
+    message = refusal(write(tmp_path, budget="{fraction: 1}", **{key: value}))
+    assert f"line 8, streams[0].{key}: " in message
+
+
+def test_misspelt_stream_option_gets_the_nearest_name(tmp_path: Path) -> None:
+    """A misspelt option of a stream is refused and the right name proposed."""
+    assert "did you mean 'policy'?" in refusal(write(tmp_path, polcy="eenet"))

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from streamexit.backends.backend import StageResult
+from streamexit.backends.torch_backend import TorchBackend
+from streamexit.budget.controller import BudgetController
+from streamexit.engine.engine import Engine, PipelineLane, StreamLane
+from streamexit.errors import EngineError
+from streamexit.exits import CostTable, ExitRecord
+from streamexit.frame import Frame, FrameInfo
+from streamexit.metrics import StreamCounters
+from streamexit.models.pipeline import load_pipeline
+from streamexit.scheduling.policy import load_policy
+from streamexit.scheduling.thresholds import ThresholdTable
+from streamexit.tasks.classification import ClassificationTask, build_task
+from streamexit.testing import toy_pictures
+
+COSTS = CostTable("gflops", (1.0, 2.0, 4.0))
+TABLE = ThresholdTable(COSTS.fractions, (0.5,), ((0.5, 0.5),), ((0.5, 0.25, 0.25),))
+
+
+@dataclass
+class ScriptedBackend:
+    """Scores come from the picture: pixel k is the score at exit k, in per cent."""
+
+    num_stages: int = 3
+    max_batch: int = 4
+    depth: int = 1
+    device: str = "script"
+    batches: list[tuple[int, int]] = field(default_factory=list)
+    lose_a_row: bool = False
+
+    def submit(self, stage: int, states: Sequence[Any]) -> Scripted:
+        """Note stage and size."""
+        self.batches.append((stage, len(states)))
+        scores = [float(image.flat[stage]) / 100 for image in states]
+        answer = ([[stage, 0]] * len(states), [[0.9, 0.1]] * len(states))
+        result = StageResult(scores[: len(scores) - self.lose_a_row], answer, list(states))
+        return Scripted(result)
+
+
+@dataclass
+class Scripted:
+    """Done at once."""
+
+    value: StageResult
+
+    def result(self) -> StageResult:
+        """The scripted result."""
+        return self.value
+
+
+@dataclass
+class Rig:
+    """An engine with scripted scores, and what it delivered."""
+
+    backend: ScriptedBackend = field(default_factory=ScriptedBackend)
+    delivered: list[ExitRecord] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        task = ClassificationTask(labels=("zero", "one", "two"), top_k=2)
+        self.engine = Engine(self.delivered.append)
+        self.lane = PipelineLane(self.backend, task, COSTS, max_wait=1.0)
+        self.streams: dict[str, StreamLane] = {}
+
+    def admit(self, stream: str, scores: tuple[int, int, int], now: float = 0.0) -> None:
+        """One frame whose scores are known beforehand."""
+        if stream not in self.streams:
+            controller = BudgetController(TABLE, budget=0.5, window=10_000)
+            self.streams[stream] = self.engine.add_stream(
+                stream, self.lane, controller, StreamCounters()
+            )
+        lane = self.streams[stream]
+        lane.counters.seen()
+        info = FrameInfo(stream, lane.next_seq, now, now)
+        self.engine.admit(lane, Frame(info, np.array([[scores]], np.uint8)), now)
+
+    def run(self, now: float = 0.0, *, flush: bool = False) -> None:
+        """Step until nothing is due."""
+        while self.engine.step(now, flush=flush):
+            pass
+
+
+SURE, UNSURE = (99, 99, 99), (1, 1, 1)
+
+
+def test_sure_frames_leave_early() -> None:
+    """A frame leaves at the first exit whose score reaches the threshold, and pays for that."""
+    rig = Rig()
+    for scores in (SURE, (1, 99, 99), UNSURE):
+        rig.admit("a", scores)
+    rig.run(flush=True)
+    assert [(r.exit, r.cost, r.prediction.label) for r in rig.delivered] == [
+        (0, 1.0, "zero"),
+        (1, 2.0, "one"),
+        (2, 4.0, "two"),
+    ]
+
+
+def test_stayers_of_all_streams_are_regrouped() -> None:
+    """One frame of each of eight streams stays; they share two full batches at the next stage."""
+    rig = Rig()
+    for i in range(8):
+        rig.admit(f"s{i}", SURE)
+        rig.admit(f"s{i}", UNSURE)
+    rig.run()
+    assert rig.backend.batches.count((1, 4)) == 2
+    assert [size for stage, size in rig.backend.batches if stage] == [4] * 4
+
+
+def test_answers_come_in_frame_order() -> None:
+    """A frame that leaves early waits for earlier frames of its stream, not for other streams'."""
+    rig = Rig()
+    rig.admit("a", UNSURE)
+    for _ in range(3):
+        rig.admit("a", SURE)
+    rig.run()
+    assert rig.delivered == []
+    for _ in range(4):
+        rig.admit("b", SURE)
+    rig.run()
+    assert [r.frame.stream_id for r in rig.delivered] == ["b"] * 4
+    rig.run(flush=True)
+    assert [r.seq for r in rig.delivered[4:]] == [0, 1, 2, 3]
+
+
+def test_partial_batch_runs_when_its_time_is_up() -> None:
+    """A lone frame waits `max_wait` at each stage, and latency says so."""
+    rig = Rig()
+    rig.admit("a", (1, 99, 99), now=10.0)
+    rig.run(10.5)
+    assert rig.backend.batches == []
+    assert rig.engine.next_due() == 11.0
+    rig.run(11.0)
+    rig.run(12.0)
+    assert rig.backend.batches == [(0, 1), (1, 1)]
+    assert rig.delivered[0].latency_seconds == 2.0
+
+
+def test_books_balance_when_idle() -> None:
+    """Admitted is answered plus in flight, at any time."""
+    rig = Rig()
+    for i in range(11):
+        rig.admit("ab"[i % 2], UNSURE if i % 3 else SURE)
+        rig.run()
+        rig.engine.check_integrity()
+    assert rig.engine.load == 11 - sum(
+        row.record is not None for s in rig.streams.values() for row in s.open_rows
+    ) - len(rig.delivered)
+    rig.run(flush=True)
+    rig.engine.check_integrity()
+    assert len(rig.delivered) == 11
+
+
+def test_lost_frame_is_noticed() -> None:
+    """A frame that vanished from the queues is an integrity error, not a silence."""
+    rig = Rig()
+    rig.admit("a", SURE)
+    rig.lane.batcher.next_batch(0.0, flush=True)
+    with pytest.raises(EngineError, match="1 frames have no answer"):
+        rig.engine.check_integrity()
+
+
+def test_backend_must_answer_every_row() -> None:
+    """A backend that returns fewer rows than it got is an error."""
+    rig = Rig(ScriptedBackend(lose_a_row=True))
+    rig.admit("a", SURE)
+    with pytest.raises(EngineError, match="1 rows went in, 0 came out"):
+        rig.run(flush=True)
+
+
+@pytest.mark.parametrize("max_batch", [1, 5, 64])
+def test_stages_one_by_one_equal_the_network(
+    toy_pipeline: Path, device: torch.device, max_batch: int
+) -> None:
+    """Frames regrouped between stages get the answer that the plain network gives them."""
+    pipeline = load_pipeline(toy_pipeline)
+    policy = load_policy(pipeline.policy_file(None), pipeline.costs.fractions)
+    images = [p.image for p in toy_pictures(40, seed=7)]
+    with torch.inference_mode():
+        outputs = pipeline.network(torch.from_numpy(np.stack(images)))
+    expected = torch.stack([o.logits.softmax(1) for o in outputs]).numpy()
+    task = build_task(pipeline.task, pipeline.labels)
+    backend = TorchBackend(
+        pipeline.network, task, policy.scorer, device=device, max_batch=max_batch
+    )
+    records: list[ExitRecord] = []
+    engine = Engine(records.append)
+    lane = PipelineLane(backend, task, pipeline.costs, max_wait=0.0)
+    counters = StreamCounters()
+    stream = engine.add_stream("a", lane, BudgetController(policy.table, budget=0.6), counters)
+    for i, image in enumerate(images):
+        counters.seen()
+        engine.admit(stream, Frame(FrameInfo("a", i, float(i), 0.0), image), 0.0)
+    while engine.step(0.0, flush=True):
+        pass
+    assert len(records) == 40
+    assert len({record.exit for record in records}) == 3
+    for i, record in enumerate(records):
+        p = expected[record.exit, i]
+        assert record.prediction.index == p.argmax()
+        assert record.prediction.probability == pytest.approx(p.max(), abs=1e-4)

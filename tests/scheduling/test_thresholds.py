@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from streamexit.errors import PipelineError
+from streamexit.exits import ALWAYS, NEVER
+from streamexit.scheduling.evidence import Floats
+from streamexit.scheduling.shares import GeometricShares, tilt_to_budget
+from streamexit.scheduling.thresholds import (
+    ThresholdTable,
+    build_table,
+    exits_taken,
+    solve_thresholds,
+)
+
+COSTS = (0.25, 0.6, 1.0)
+
+
+def realised(scores: Floats, thresholds: Floats) -> list[int]:
+    """Frames per exit."""
+    taken = exits_taken(scores, thresholds)
+    return [int((taken == k).sum()) for k in range(scores.shape[1])]
+
+
+def test_worked_case() -> None:
+    """Of six frames the two best leave first, then two of the other four, then the rest."""
+    scores = np.array([[0.9, 0], [0.8, 0], [0.1, 0.9], [0.2, 0.3], [0.3, 0.8], [0.4, 0.1]])
+    scores = np.hstack([scores, np.zeros((6, 1))])
+    thresholds = solve_thresholds(scores, np.array([2, 2, 2]) / 6)
+    assert thresholds.tolist() == [0.8, 0.8, ALWAYS]
+    assert exits_taken(scores, thresholds).tolist() == [0, 0, 1, 2, 1, 2]
+
+
+def test_nobody_and_everybody() -> None:
+    """A share of nothing is "never", a share of all is "always"."""
+    scores = np.array([[1.0, 1.0], [0.5, 1.0]])
+    assert solve_thresholds(scores, np.array([0.0, 1.0]))[0] == NEVER
+    assert solve_thresholds(scores, np.array([1.0, 0.0]))[0] == ALWAYS
+
+
+def test_nan_never_leaves_early() -> None:
+    """A frame whose score is NaN goes to the last exit, which always accepts."""
+    scores = np.full((4, 3), np.nan)
+    thresholds = solve_thresholds(scores, np.array([0.5, 0.25, 0.25]))
+    assert exits_taken(scores, thresholds).tolist() == [2, 2, 2, 2]
+
+
+distinct = st.integers(4, 60).flatmap(
+    lambda n: st.permutations(range(n)).flatmap(
+        lambda a: st.permutations(range(n)).map(lambda b: np.array([a, b, a]).T / n)
+    )
+)
+simplex = arrays(float, 3, elements=st.floats(0.01, 1)).map(lambda x: x / x.sum())
+
+
+@given(scores=distinct, shares=simplex)
+def test_shares_are_met_to_one_frame(scores: Floats, shares: Floats) -> None:
+    """Without ties, the cumulative number of frames gone is right to one frame at each exit."""
+    counts = np.cumsum(realised(scores, solve_thresholds(scores, shares)))
+    assert np.all(np.abs(counts - np.cumsum(shares) * len(scores)) <= 1)
+
+
+anything = arrays(
+    float,
+    st.tuples(st.integers(3, 40), st.just(3)),
+    elements=st.one_of(st.sampled_from([0.0, 0.5, 1.0, np.nan, np.inf, -np.inf]), st.floats(0, 1)),
+)
+
+
+@given(scores=anything, shares=simplex)
+def test_every_frame_leaves_somewhere(scores: Floats, shares: Floats) -> None:
+    """Ties, NaN and infinities included, each frame has exactly one exit."""
+    thresholds = solve_thresholds(scores, shares)
+    assert thresholds[-1] == ALWAYS
+    assert not np.isnan(thresholds).any()
+    assert sum(realised(scores, thresholds)) == len(scores)
+
+
+def test_ties_go_the_nearer_way() -> None:
+    """Three of four equal scores wanted: all leave; one of four wanted: none leaves."""
+    scores = np.array([[0.5, 0.0]] * 4)
+    assert realised(scores, solve_thresholds(scores, np.array([0.75, 0.25]))) == [4, 0]
+    assert realised(scores, solve_thresholds(scores, np.array([0.25, 0.75]))) == [0, 4]
+
+
+@given(budget=st.floats(0.26, 0.99))
+def test_geometric_shares_cost_the_budget(budget: float) -> None:
+    """Bisection finds the q whose mean cost is the budget, and the shares are geometric."""
+    shares = GeometricShares(COSTS).shares(budget)
+    assert shares.sum() == pytest.approx(1)
+    assert shares @ np.array(COSTS) == pytest.approx(budget, abs=1e-9)
+    assert shares[1] ** 2 == pytest.approx(shares[0] * shares[2], abs=1e-9)
+
+
+def test_tilt_leaves_fitting_shares_alone() -> None:
+    """Shares that already cost the budget are not changed."""
+    shares, costs = np.array([0.5, 0.3, 0.2]), np.array(COSTS)
+    assert tilt_to_budget(shares, costs, float(shares @ costs)) == pytest.approx(shares)
+
+
+SCORES = np.random.default_rng(0).random((500, 3))
+TABLE = build_table(
+    SCORES, COSTS, [GeometricShares(COSTS).shares(b) for b in np.linspace(0.28, 0.97, 17)]
+)
+
+
+@given(u=st.floats(0, 1.2), v=st.floats(0, 1.2))
+def test_smaller_budget_never_raises_a_threshold(u: float, v: float) -> None:
+    """The table is monotone over the whole range, ends included."""
+    low, high = TABLE.at(min(u, v)), TABLE.at(max(u, v))
+    assert all(a <= b for a, b in zip(low, high, strict=True))
+
+
+def test_ends_force_the_extremes() -> None:
+    """At the lower end all leave at once, at the upper end none before the last."""
+    assert TABLE.at(0.25) == (ALWAYS, ALWAYS, ALWAYS)
+    assert TABLE.at(1.0) == (NEVER, NEVER, ALWAYS)
+
+
+@pytest.mark.parametrize("u", [0.35, 0.5, 0.7, 0.9])
+def test_coordinate_is_the_mean_cost(u: float) -> None:
+    """Frozen thresholds of coordinate u cost u on the calibration data."""
+    taken = exits_taken(SCORES, np.array(TABLE.at(u)))
+    assert np.array(COSTS)[taken].mean() == pytest.approx(u, abs=0.015)
+
+
+def test_rows_must_fit_the_costs() -> None:
+    """A table whose rows do not match the exits is refused."""
+    with pytest.raises(PipelineError, match="3 exits"):
+        ThresholdTable(COSTS, (0.5,), ((0.5,),), ((0.5, 0.3, 0.2),))

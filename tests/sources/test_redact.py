@@ -1,0 +1,42 @@
+"""Credentials in addresses stay out of everything that people and logs see."""
+
+from __future__ import annotations
+
+import pytest
+
+from streamexit.errors import SourceError
+from streamexit.sources.redact import redact
+from streamexit.sources.video import VideoSource
+from streamexit.testing import TOY_PREPROCESSING
+
+PASSWORDS = ["alpha", "alpha@omega", "alpha:omega", "alpha/omega", "alpha#omega", "alpha?omega"]
+
+
+@pytest.mark.parametrize("password", [*PASSWORDS, "alpha@/:#?omega", "@alpha@", "//alpha"])
+@pytest.mark.parametrize("around", ["{}", "cannot open '{}': refused", "{} and http://a:alpha@b/"])
+def test_no_part_of_a_password_is_shown(password: str, around: str) -> None:
+    """User and password go, hostile characters or not; host and path stay."""
+    shown = redact(around.format(f"rtsp://root:{password}@camera.example:554/stream1"))
+    assert "alpha" not in shown
+    assert "omega" not in shown
+    assert "root" not in shown
+    assert "camera.example:554/stream1" in shown
+
+
+@pytest.mark.parametrize("text", ["", "rtsp://camera:554/a/b?c=d", "/videos/me@home.mp4", "a: b"])
+def test_text_without_credentials_is_left_alone(text: str) -> None:
+    """Nothing is taken away where there is nothing to hide."""
+    assert redact(text) == text
+
+
+@pytest.mark.parametrize("password", ["alpha", "alpha@omega", "alpha:omega"])
+@pytest.mark.parametrize("scheme", ["http", "rtsp", "tcp"])
+def test_errors_of_a_camera_do_not_show_its_password(scheme: str, password: str) -> None:
+    """A camera that cannot be reached is named by its host, without its password."""
+    source = VideoSource(f"{scheme}://root:{password}@127.0.0.1:1/stream1", TOY_PREPROCESSING)
+    with pytest.raises(SourceError) as caught:
+        next(source.pictures(lambda _: None))
+    assert caught.value.reason == "cannot_open"
+    assert "127.0.0.1:1/stream1" in str(caught.value)
+    assert "alpha" not in str(caught.value)
+    assert "omega" not in str(caught.value)

@@ -1,0 +1,140 @@
+"""The house: imports go down, no circles, asyncio and configuration where they belong."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "streamexit"
+
+FLOORS = {
+    "errors": 0,
+    "documents": 1,
+    "metrics": 1,
+    "prediction": 1,
+    "preprocessing": 1,
+    "frame": 2,
+    "exits": 3,
+    "queues": 4,
+    "models": 4,
+    "tasks": 4,
+    "scheduling": 4,
+    "wire": 4,
+    "config": 5,
+    "backends": 5,
+    "sources": 5,
+    "sinks": 5,
+    "budget": 5,
+    "training": 5,
+    "engine": 6,
+    "calibration": 6,
+    "planning": 6,
+    "attached": 7,
+    "testing": 7,
+    "runtime": 8,
+    "replay": 8,
+    "cli": 9,
+    "__main__": 10,
+}
+"""Room -> floor, as in docs/architecture.md. An import goes to a lower floor or stays in its room."""
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room(module: Path) -> str:
+    """The top-level module or sub-package that a file belongs to."""
+    return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(module: Path) -> set[str]:
+    """Dotted names of everything that a file imports, wherever in the file."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def inner(module: Path) -> set[str]:
+    """Those of our own."""
+    return {name for name in imports(module) if name.split(".")[0] == "streamexit"}
+
+
+def test_there_are_modules_to_check() -> None:
+    """The checks below look at the real package."""
+    assert len(MODULES) > 40
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_down(module: Path) -> None:
+    """No file imports from its own floor's other rooms, or from above."""
+    if room(module) == "__init__":
+        assert not inner(module)
+        return
+    for name in inner(module):
+        other = name.split(".")[1]
+        assert other == room(module) or FLOORS[other] < FLOORS[room(module)], name
+
+
+def test_rooms_have_no_circles() -> None:
+    """Inside a room, too, files do not import each other in a circle."""
+    graph = {
+        ".".join(("streamexit", *m.relative_to(PACKAGE).with_suffix("").parts)): inner(m)
+        for m in MODULES
+    }
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path, name))
+        if name in done:
+            return
+        for other in graph.get(name, set()):
+            # commands register themselves with the app when called, not when imported
+            if not (name == "streamexit.cli.app" or other == "streamexit.cli.app"):
+                visit(other, (*path, name))
+        done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_asyncio_and_configuration_stay_in_their_places(module: Path) -> None:
+    """The event loop is known to runtime, sinks and cli; the configuration to the top only."""
+    if room(module) not in ("runtime", "sinks", "cli"):
+        assert "asyncio" not in imports(module)
+    if room(module) not in ("config", "planning", "attached", "runtime", "cli"):
+        assert not any(name.startswith("streamexit.config") for name in imports(module))
+
+
+@pytest.mark.parametrize("name", ["aiomqtt", "amqtt.broker"])
+def test_mqtt_library_is_known_to_one_file(name: str) -> None:
+    """Whoever wants to change the MQTT library changes one file."""
+    assert len([m for m in MODULES if name in imports(m)]) == 1
+
+
+def test_running_node_never_loads_training() -> None:
+    """Importing the runtime and replay does not import what only makes networks."""
+    script = (
+        "import sys, streamexit.runtime, streamexit.replay;"
+        "print([m for m in sys.modules if m.startswith('streamexit.training')"
+        " or m.startswith('streamexit.calibration')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    """The first thing in a file is a sentence about it."""
+    silent = [m for m in MODULES if not ast.get_docstring(ast.parse(m.read_text("utf-8")))]
+    assert silent == []

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from streamexit.config.load import load_configuration
+from streamexit.errors import ConfigurationError
+from streamexit.models.pipeline import load_pipeline
+from streamexit.planning import PlannedStream, plan_streams
+
+
+def plan(folder: Path, pipeline: Path, **stream: str) -> list[PlannedStream]:
+    """Plan one stream; its keys are on lines 5 to 8 and then those of `stream`."""
+    keys = {"id": "a", "pipeline": "toy", "budget": "{fraction: 0.6}", "source": "'synthetic:'"}
+    lines = [f"    {key}: {value}" for key, value in {**keys, **stream}.items()]
+    file = folder / "node.yaml"
+    text = "\n".join([f"pipelines:\n  toy: {pipeline}\nstreams:\n  -", *lines])
+    file.write_text(text + "\n")
+    return plan_streams(load_configuration(file))
+
+
+def refusal(folder: Path, pipeline: Path, **stream: str) -> str:
+    """The message that such a stream is refused with."""
+    with pytest.raises(ConfigurationError) as caught:
+        plan(folder, pipeline, **stream)
+    assert str(folder / "node.yaml") in str(caught.value)
+    return str(caught.value)
+
+
+def test_plan_holds_what_the_stream_needs(tmp_path: Path, toy_pipeline: Path) -> None:
+    """A right configuration gives the loaded pipeline, its default policy and the budget's share."""
+    (stream,) = plan(tmp_path, toy_pipeline)
+    assert stream.pipeline.name == "toy"
+    assert stream.policy.name == "eenet"
+    assert stream.fraction == 0.6
+    assert not stream.source.live
+
+
+def test_plan_takes_the_named_policy_and_gflops(tmp_path: Path, toy_pipeline: Path) -> None:
+    """A stream may name its policy, and a budget in GFLOPs becomes a share of the full network."""
+    costs = load_pipeline(toy_pipeline).costs
+    budget = f"{{gflops_per_frame: {costs.full / 2:.12f}}}"
+    (stream,) = plan(tmp_path, toy_pipeline, policy="max-probability", budget=budget)
+    assert stream.policy.name == "max-probability"
+    assert stream.fraction == pytest.approx(0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("unit", ["fraction", "gflops_per_frame"])
+def test_budget_below_the_first_exit_is_refused_with_the_minimum(
+    tmp_path: Path, toy_pipeline: Path, unit: str
+) -> None:
+    """A budget out of reach is refused, and the minimum that the message names is accepted."""
+    costs = load_pipeline(toy_pipeline).costs
+    message = refusal(tmp_path, toy_pipeline, budget=f"{{{unit}: 1.0e-6}}")
+    assert "line 7, streams[0].budget" in message
+    found = re.search(r"costs ([0-9.e-]+) \(([0-9.e-]+) GFLOPs", message)
+    assert found
+    named = float(found.group(1 if unit == "fraction" else 2))
+    reachable = costs.fractions[0] if unit == "fraction" else costs.per_exit[0]
+    assert named == pytest.approx(reachable, rel=0.01)
+    assert plan(tmp_path, toy_pipeline, budget=f"{{{unit}: {named:.9f}}}")
+
+
+@pytest.mark.parametrize(
+    ("stream", "expected"),
+    [
+        ({"policy": "eenett"}, ["streams[0].policy", "'eenett'", "did you mean 'eenet'?"]),
+        ({"source": "'synthetic:sed=1'"}, ["line 8, streams[0].source", "did you mean 'seed'?"]),
+        ({"source": "'synthetic:seed=x'"}, ["line 8, streams[0].source", "whole number"]),
+        ({"source": "rtsp://127.0.0.1/x", "loop": "true"}, ["line 9, streams[0].loop", "live"]),
+    ],
+)
+def test_what_does_not_fit_the_pipeline_is_refused(
+    tmp_path: Path, toy_pipeline: Path, stream: dict[str, str], expected: list[str]
+) -> None:
+    """Policies, sources and loops that cannot be are refused before anything is opened."""
+    message = refusal(tmp_path, toy_pipeline, **stream)
+    for part in expected:
+        assert part in message
+
+
+def test_broken_pipeline_is_refused_where_the_configuration_names_it(
+    tmp_path: Path, toy_pipeline: Path
+) -> None:
+    """An error in a pipeline folder also names the line of the configuration that asked for it."""
+    assert "line 2, pipelines.toy" in refusal(tmp_path, tmp_path / "nowhere")
+    broken = tmp_path / "broken"
+    shutil.copytree(toy_pipeline, broken)
+    (broken / "network.safetensors").unlink()
+    message = refusal(tmp_path, broken)
+    assert "line 2, pipelines.toy" in message
+    assert "network.safetensors: missing" in message
+
+
+def test_pipeline_whose_task_is_unknown_is_refused(tmp_path: Path, toy_pipeline: Path) -> None:
+    """A pipeline with a task that this version does not know is found before the node starts."""
+    odd = tmp_path / "odd"
+    shutil.copytree(toy_pipeline, odd)
+    file = odd / "pipeline.yaml"
+    file.write_text(file.read_text().replace("kind: classification", "kind: levitation"))
+    assert "levitation" in refusal(tmp_path, odd)
+
+
+def test_looped_recording_starts_again(tmp_path: Path, toy_pipeline: Path) -> None:
+    """A recording with loop: true yields more pictures than it has, at rising times."""
+    (stream,) = plan(tmp_path, toy_pipeline, source="'synthetic:frames=3'", loop="true")
+    pictures = stream.source.pictures(lambda reason: None)
+    times = [next(pictures).pts_seconds for _ in range(8)]
+    assert times == sorted(set(times))

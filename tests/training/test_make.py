@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from streamexit.calibration.make import fit_policies, train_pipeline
+from streamexit.errors import DataError, InputError, PipelineError
+from streamexit.models.pipeline import load_pipeline
+from streamexit.scheduling.policy import load_policy
+from streamexit.testing import TOY_LABELS
+from streamexit.training.trainer import EpochReport
+
+
+def write_recipe(folder: Path, root: Path, **sections: Any) -> Path:
+    """A recipe over the small archives."""
+    content: dict[str, Any] = {
+        "name": "small",
+        "task": {"kind": "classification", "top_k": 2},
+        "network": {"architecture": "streamexit.testing:toy_network", "num_exits": 2},
+        "preprocessing": {"width": 8, "height": 8, "mean": [0.5] * 3, "std": [0.25] * 3},
+        "data": {"dataset": "cifar10", "root": str(root), "calibration_size": 300},
+        "optimiser": {
+            "epochs": 3,
+            "batch_size": 32,
+            "peak_learning_rate": 0.1,
+            "warmup_epochs": 0,
+            "average_decay": 0.9,
+        },
+        "precision": "float32",
+    }
+    for name, value in sections.items():
+        content[name] = {**content.get(name, {}), **value} if isinstance(value, dict) else value
+    folder.mkdir(exist_ok=True)
+    (folder / "train.yaml").write_text(yaml.safe_dump(content))
+    return folder / "train.yaml"
+
+
+def train(recipe: Path, epochs: int | None = None) -> tuple[dict[str, Any], list[EpochReport]]:
+    """(report, epochs seen)."""
+    seen: list[EpochReport] = []
+    report = train_pipeline(recipe, data=None, device="cpu", epochs=epochs, on_epoch=seen.append)
+    return report, seen
+
+
+def fit(folder: Path, names: list[str] | None, default: str) -> dict[str, Any]:
+    """Fit on the calibration data that the pipeline names."""
+    return fit_policies(folder, names=names, default=default, data=None, device="cpu", seed=0)
+
+
+def test_from_recipe_to_policies(tmp_path: Path, archives: Path) -> None:
+    """A recipe becomes a loadable pipeline that learned, with a policy of each kind that fits it."""
+    recipe = write_recipe(tmp_path / "p", archives)
+    report, seen = train(recipe)
+    assert len(seen) == 3
+    assert report == json.loads((tmp_path / "p" / "training.json").read_text())
+    assert (report["train_pictures"], report["test_pictures"]) == (1700, 1000)
+    assert min(report["test_accuracy_per_exit"]) > 0.8
+    pipeline = load_pipeline(tmp_path / "p")
+    assert (pipeline.name, pipeline.labels, pipeline.policies) == ("small", TOY_LABELS, {})
+
+    fitted = fit(tmp_path / "p", None, "eenet")
+    assert fitted["calibration_frames"] == 300
+    pipeline = load_pipeline(tmp_path / "p")
+    assert pipeline.default_policy == "eenet"
+    assert set(pipeline.policies) == {"eenet", "max-probability"}
+    for name, file in pipeline.policies.items():
+        policy = load_policy(file, pipeline.costs.fractions)
+        assert policy.name == name
+        assert len(policy.table.budgets) == fitted[name]["table_rows"] > 1
+        assert np.isfinite(policy.table.budgets).all()
+
+    _, seen = train(recipe, epochs=1)
+    assert [(r.epoch, r.epochs) for r in seen] == [(1, 1)]
+    assert load_pipeline(tmp_path / "p").policies == {}
+
+
+def test_default_can_be_a_policy_that_was_fitted_before(tmp_path: Path, archives: Path) -> None:
+    """The default that was asked for is the default, also when only another policy is fitted."""
+    train(write_recipe(tmp_path / "p", archives), epochs=1)
+    fit(tmp_path / "p", None, "max-probability")
+    fit(tmp_path / "p", ["max-probability"], "eenet")
+    assert load_pipeline(tmp_path / "p").default_policy == "eenet"
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"optimiser": {"epochs": 0}},
+        {"optimizer": {}},
+        {"precision": "int8"},
+        {"data": {"dataset": "cifar11"}},
+        {"data": {"calibration_size": 2000}},
+        {"network": {"architecture": "no_such"}},
+        {"network": {"num_classes": 3}},
+        {"network": {"num_classes": 7}},
+        {"task": {"kind": "levitation"}},
+        {"preprocessing": {"wdith": 8}},
+        {"preprocessing": {"width": 0}},
+    ],
+    ids=str,
+)
+def test_recipe_that_cannot_work_is_refused_before_the_first_epoch(
+    tmp_path: Path, archives: Path, sections: dict[str, Any]
+) -> None:
+    """Whatever would make the pipeline unusable in the end is found before anything is trained."""
+    recipe = write_recipe(tmp_path / "p", archives, **sections)
+    seen: list[EpochReport] = []
+    with pytest.raises(InputError):
+        train_pipeline(recipe, data=None, device="cpu", epochs=None, on_epoch=seen.append)
+    assert seen == []
+    assert not (tmp_path / "p" / "pipeline.yaml").exists()
+
+
+def test_folder_without_data_is_refused(tmp_path: Path, archives: Path) -> None:
+    """The folder given on the command line counts, not the recipe's, and must hold the data."""
+    recipe = write_recipe(tmp_path / "p", archives)
+    with pytest.raises(DataError, match=str(tmp_path)):
+        train_pipeline(recipe, data=tmp_path, device="cpu", epochs=1, on_epoch=lambda report: None)
+
+
+def test_fitting_what_cannot_be_fitted_is_refused(tmp_path: Path, toy_pipeline: Path) -> None:
+    """A pipeline without calibration data, or a default that is not fitted, is refused by name."""
+    with pytest.raises(PipelineError, match="names no calibration data"):
+        fit(toy_pipeline, ["eenet"], "eenet")
+    with pytest.raises(PipelineError, match="'mine' is not fitted"):
+        fit(toy_pipeline, ["eenet"], "mine")
+
+
+def test_unknown_policy_is_refused(tmp_path: Path, archives: Path) -> None:
+    """A policy that the library does not have lists those that it has, and nothing is registered."""
+    train(write_recipe(tmp_path / "p", archives), epochs=1)
+    with pytest.raises(
+        PipelineError, match=r"'magic' is unknown; known are eenet, max-probability"
+    ):
+        fit(tmp_path / "p", ["magic"], "magic")
+    assert load_pipeline(tmp_path / "p").policies == {}

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from streamexit.testing import toy_network
+from streamexit.training.datasets import LabelledImages
+from streamexit.training.recipe import Recipe
+from streamexit.training.trainer import EpochReport, Trainer, exit_accuracy
+
+MakeData = Callable[..., LabelledImages]
+Weights = dict[str, Tensor]
+
+
+class Stop(Exception):
+    """As if the process had been killed."""
+
+
+def recipe(**optimiser: Any) -> Recipe:
+    """A recipe in which only the training matters."""
+    settings = {"epochs": 4, "batch_size": 32, "peak_learning_rate": 0.1, "warmup_epochs": 1}
+    return Recipe.model_validate(
+        {
+            "name": "toy",
+            "task": {"kind": "classification"},
+            "network": {},
+            "preprocessing": {},
+            "data": {"dataset": "cifar10", "root": ".", "calibration_size": 1},
+            "optimiser": {**settings, "average_decay": 0.9, **optimiser},
+            "augmentation": {"padding": 1},
+            "precision": "float32",
+        }
+    )
+
+
+def train(
+    data: LabelledImages,
+    checkpoint: Path,
+    plan: Recipe,
+    *,
+    initial: int = 0,
+    stop_after: int | None = None,
+) -> tuple[Weights, list[EpochReport]]:
+    """(final weights, epochs seen) of a run from `initial` weights."""
+    torch.manual_seed(initial)
+    network = toy_network()
+    reports: list[EpochReport] = []
+
+    def note(report: EpochReport) -> None:
+        reports.append(report)
+        if report.epoch == stop_after:
+            raise Stop
+
+    trainer = Trainer(
+        network, data, plan, device=torch.device("cpu"), checkpoint=checkpoint, on_epoch=note
+    )
+    if stop_after:
+        with pytest.raises(Stop):
+            trainer.run()
+    else:
+        trainer.run()
+        assert not network.training
+    return {k: v.clone() for k, v in network.state_dict().items()}, reports
+
+
+def same(one: Weights, other: Weights) -> bool:
+    """Whether all weights are bit-identical."""
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+@pytest.fixture(scope="module")
+def pictures(make_coloured: MakeData) -> LabelledImages:
+    """200 learnable pictures: the last batch is not full."""
+    return make_coloured(200, size=8, seed=3)
+
+
+def test_same_seed_gives_the_same_weights(tmp_path: Path, pictures: LabelledImages) -> None:
+    """Two runs of one recipe give bit-identical weights; another seed gives others."""
+    one, _ = train(pictures, tmp_path / "1.pt", recipe())
+    two, _ = train(pictures, tmp_path / "2.pt", recipe())
+    other, _ = train(pictures, tmp_path / "3.pt", recipe().model_copy(update={"seed": 1}))
+    assert same(one, two)
+    assert not same(one, other)
+
+
+@pytest.mark.parametrize("stop_after", [1, 3])
+def test_resumed_run_ends_as_if_never_stopped(
+    tmp_path: Path, pictures: LabelledImages, stop_after: int
+) -> None:
+    """Stopped and started again, even from other initial weights, a run gives identical weights."""
+    whole, reports = train(pictures, tmp_path / "whole.pt", recipe())
+    train(pictures, tmp_path / "cut.pt", recipe(), stop_after=stop_after)
+    resumed, rest = train(pictures, tmp_path / "cut.pt", recipe(), initial=99)
+    assert same(whole, resumed)
+    assert [(r.epoch, r.loss) for r in rest] == [(r.epoch, r.loss) for r in reports[stop_after:]]
+
+
+def test_checkpoint_of_another_recipe_is_not_used(tmp_path: Path, pictures: LabelledImages) -> None:
+    """A changed recipe starts from the beginning, as in an empty folder."""
+    changed = recipe(peak_learning_rate=0.05)
+    train(pictures, tmp_path / "a.pt", recipe(), stop_after=2)
+    fresh, _ = train(pictures, tmp_path / "b.pt", changed)
+    weights, reports = train(pictures, tmp_path / "a.pt", changed)
+    assert [r.epoch for r in reports] == [1, 2, 3, 4]
+    assert same(weights, fresh)
+
+
+def test_finished_run_is_not_trained_again(tmp_path: Path, pictures: LabelledImages) -> None:
+    """Running a finished recipe again gives its weights without another epoch."""
+    weights, _ = train(pictures, tmp_path / "a.pt", recipe())
+    again, reports = train(pictures, tmp_path / "a.pt", recipe(), initial=99)
+    assert reports == []
+    assert same(weights, again)
+
+
+def test_network_learns_and_reports(tmp_path: Path, pictures: LabelledImages) -> None:
+    """On a learnable set the loss falls, every exit learns, and the reports count and estimate."""
+    torch.manual_seed(0)
+    network = toy_network()
+    reports: list[EpochReport] = []
+    Trainer(
+        network,
+        pictures,
+        recipe(epochs=12),
+        device=torch.device("cpu"),
+        checkpoint=tmp_path / "new" / "a.pt",
+        on_epoch=reports.append,
+    ).run()
+    assert [(r.epoch, r.epochs) for r in reports] == [(i, 12) for i in range(1, 13)]
+    assert reports[-1].loss < 0.5 * reports[0].loss
+    assert all(len(r.exit_accuracy) == 3 for r in reports)
+    assert all(0 <= a <= 1 for r in reports for a in r.exit_accuracy)
+    assert min(reports[-1].exit_accuracy) > 0.7
+    assert min(exit_accuracy(network, pictures, batch_size=64)) > 0.7
+    assert all(r.seconds > 0 for r in reports)
+    assert reports[-1].seconds_left == 0 < reports[0].seconds_left
+
+
+def test_average_is_what_ships(tmp_path: Path, pictures: LabelledImages) -> None:
+    """The averaged weights lag behind the last step's: other decay, other weights, same losses."""
+    slow, one = train(pictures, tmp_path / "a.pt", recipe(average_decay=0.99))
+    fast, two = train(pictures, tmp_path / "b.pt", recipe(average_decay=0.0))
+    assert [r.loss for r in one] == [r.loss for r in two]
+    last = torch.load(tmp_path / "b.pt", weights_only=True)["network"]
+    assert same(fast, last)
+    assert not same(slow, last)
+
+
+def test_accuracy_is_counted_by_hand(make_coloured: MakeData) -> None:
+    """Accuracy is the share of right answers per exit, also over an incomplete last batch."""
+    data = make_coloured(50, size=8, seed=8)
+    torch.manual_seed(2)
+    network = toy_network().eval()
+    with torch.inference_mode():
+        answers = [o.logits.argmax(1) for o in network(torch.from_numpy(data.images))]
+    truth = torch.from_numpy(data.labels)
+    expected = [float((a == truth).double().mean()) for a in answers]
+    assert exit_accuracy(network, data, batch_size=16) == pytest.approx(expected)
