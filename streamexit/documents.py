@@ -5,9 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import types
 import typing
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -16,10 +14,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from streamexit.errors import InputError
+from streamexit.redact import redact
 
 Model = TypeVar("Model", bound=BaseModel)
 KeyPath = tuple[str | int, ...]
 
+_TEXT = "tag:yaml.org,2002:str"
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -63,6 +63,8 @@ def load_document(path: Path, model: type[Model], *, error: type[InputError]) ->
     except yaml.MarkedYAMLError as cause:
         line = cause.problem_mark.line + 1 if cause.problem_mark else 1
         raise error(f"{path}, line {line}: not valid YAML: {cause.problem}") from cause
+    except yaml.YAMLError as cause:
+        raise error(f"{path}: not valid YAML: {cause}") from cause
     reader = _Reader(path, error)
     data = reader.read(node, ()) if node is not None else {}
     try:
@@ -79,31 +81,49 @@ class _Reader:
         self._path = path
         self._error = error
         self.lines: dict[KeyPath, int] = {}
+        self._open: list[yaml.Node] = []
 
     def read(self, node: yaml.Node, at: KeyPath) -> Any:
         self.lines.setdefault(at, node.start_mark.line + 1)
-        if isinstance(node, yaml.MappingNode):
-            return self._read_mapping(node, at)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.read(item, (*at, i)) for i, item in enumerate(node.value)]
-        value = yaml.SafeLoader("").construct_object(node)
-        return self._substitute(value, at) if isinstance(value, str) else value
+        if isinstance(node, yaml.ScalarNode):
+            value = self._scalar(node)
+            return self._substitute(value, at) if isinstance(value, str) else value
+        if node in self._open:
+            raise self._fault(node, f"{dotted(at)} contains itself")
+        self._open.append(node)
+        content = (
+            self._read_mapping(node, at)
+            if isinstance(node, yaml.MappingNode)
+            else [self.read(item, (*at, i)) for i, item in enumerate(node.value)]
+        )
+        self._open.pop()
+        return content
 
-    def _read_mapping(self, node: yaml.MappingNode, at: KeyPath) -> dict[Hashable, Any]:
-        result: dict[Hashable, Any] = {}
+    def _read_mapping(self, node: yaml.MappingNode, at: KeyPath) -> dict[str, Any]:
+        result: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = yaml.SafeLoader("").construct_object(key_node)
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != _TEXT:
+                raise self._fault(key_node, f"a key {_under(at)} must be plain text")
+            key = key_node.value
             here = (*at, key)
             if key in result:
                 first = self.lines[here]
-                line = key_node.start_mark.line + 1
-                raise self._error(
-                    f"{self._path}, line {line}: {dotted(here)} stands twice "
-                    f"(first on line {first}); keep one"
-                )
+                what = f"{dotted(here)} stands twice (first on line {first}); keep one"
+                raise self._fault(key_node, what)
             self.lines[here] = key_node.start_mark.line + 1
             result[key] = self.read(value_node, here)
         return result
+
+    def _scalar(self, node: yaml.ScalarNode) -> Any:
+        try:
+            return yaml.SafeLoader("").construct_object(node)
+        except (yaml.YAMLError, ValueError, TypeError) as cause:
+            raise self._fault(
+                node, f"{node.value!r} cannot be read as YAML's {node.tag}"
+            ) from cause
+
+    def _fault(self, node: yaml.Node, what: str) -> InputError:
+        return self._error(f"{self._path}, line {node.start_mark.line + 1}: {what}")
 
     def _substitute(self, text: str, at: KeyPath) -> str:
         def value_of(match: re.Match[str]) -> str:
@@ -147,26 +167,36 @@ def _explain(path: Path, lines: dict[KeyPath, int], model: type[BaseModel], erro
     if kind == "missing":
         return f"{_where(path, lines, at[:-1])}: {at[-1]!r} is missing"
     message = error["msg"].removeprefix("Value error, ")
-    shown = repr(value) if isinstance(value, (str, int, float, bool, type(None))) else ""
-    return f"{_where(path, lines, at)}: {shown + ': ' if shown else ''}{message}"
+    secret = "SecretStr" in str(_annotation_at(model, at))
+    plain = isinstance(value, (str, int, float, bool, type(None)))
+    shown = f"{redact(repr(value))}: " if plain and not secret else ""
+    return f"{_where(path, lines, at)}: {shown}{redact(message)}"
 
 
 def _fields_at(model: type[BaseModel], at: KeyPath) -> list[str]:
     """The keys that are known at a place inside `model`."""
-    current: Any = model
+    here = _model_in(_annotation_at(model, at))
+    return list(here.model_fields) if here else []
+
+
+def _annotation_at(annotation: Any, at: KeyPath) -> Any:
+    """The type that is declared for a place."""
     for part in at:
-        if isinstance(current, type) and issubclass(current, BaseModel):
-            known = current.model_fields.get(str(part))
-            current = _inner(known.annotation) if known else None
-    if isinstance(current, type) and issubclass(current, BaseModel):
-        return list(current.model_fields)
-    return []
-
-
-def _inner(annotation: Any) -> Any:
-    """The model inside list[Model], dict[str, Model] or Model | None."""
-    if typing.get_origin(annotation) in (list, tuple, dict, types.UnionType, typing.Union):
-        candidates = [_inner(a) for a in typing.get_args(annotation)]
-        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        return models[0] if models else annotation
+        model = _model_in(annotation)
+        if typing.get_origin(annotation) in (list, dict):
+            annotation = typing.get_args(annotation)[-1]
+        elif model is not None and str(part) in model.model_fields:
+            annotation = model.model_fields[str(part)].annotation
+        else:
+            return None
     return annotation
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """Model itself, or the one inside Model | None."""
+    options = (annotation, *typing.get_args(annotation))
+    return next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), None)
+
+
+def _under(at: KeyPath) -> str:
+    return f"under {dotted(at)}" if at else "at the top"

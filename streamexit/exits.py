@@ -5,6 +5,7 @@ K: exits. Exits count from 0 inside the program and from 1 on the wire.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from streamexit.errors import BudgetError, PipelineError
@@ -32,7 +33,8 @@ class CostTable:
 
     def __post_init__(self) -> None:
         rising = all(a < b for a, b in zip(self.per_exit, self.per_exit[1:], strict=False))
-        if not self.per_exit or self.per_exit[0] <= 0 or not rising:
+        finite = all(map(math.isfinite, self.per_exit))
+        if not finite or not self.per_exit or self.per_exit[0] <= 0 or not rising:
             raise PipelineError(
                 f"costs.per_exit: {list(self.per_exit)} must be positive and strictly rising"
             )

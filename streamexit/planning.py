@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import ROUND_UP, Decimal
 
 from streamexit.config.schema import NodeConfiguration, StreamSection
 from streamexit.documents import Document
@@ -60,9 +61,9 @@ def _plan_stream(
     fraction = section.budget.build().as_fraction(costs)
     if fraction < costs.fractions[0]:
         raise ConfigurationError(
-            f"{document.where('streams', i, 'budget')}: {fraction:.3f} of the full network is out "
-            f"of reach; leaving at the first exit already costs {costs.fractions[0]:.3f} "
-            f"({costs.per_exit[0]:.4f} GFLOPs). Raise the budget to at least that"
+            f"{document.where('streams', i, 'budget')}: {fraction:.4g} of the full network is out "
+            f"of reach; leaving at the first exit already costs {_up(costs.fractions[0])} "
+            f"({_up(costs.per_exit[0])} GFLOPs). Raise the budget to at least that"
         )
     try:
         policy = load_policy(pipeline.policy_file(section.policy), costs.fractions)
@@ -85,3 +86,9 @@ def _plan_stream(
     if section.loop:
         source = JoinedSource([source], repeat=True)
     return PlannedStream(section, pipeline, policy, fraction, source)
+
+
+def _up(number: float) -> str:
+    """Four significant digits, rounded up, so that the number shown is one that is accepted."""
+    unit = Decimal(1).scaleb(Decimal(number).adjusted() - 3)
+    return f"{Decimal(number).quantize(unit, ROUND_UP):f}"

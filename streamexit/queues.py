@@ -160,10 +160,10 @@ class Outbox:
             self._peak = max(self._peak, len(self._records))
         self._wake()
 
-    def drain(self, most: int) -> list[ExitRecord]:
-        """Take up to `most` results, oldest first."""
+    def take(self) -> ExitRecord | None:
+        """The oldest result, or None when there is none right now."""
         with self._lock:
-            return [self._records.popleft() for _ in range(min(most, len(self._records)))]
+            return self._records.popleft() if self._records else None
 
     @property
     def crowded(self) -> bool:

@@ -10,10 +10,11 @@ import asyncio
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from streamexit.attached import AttachedStream
 from streamexit.backends.torch_backend import TorchBackend, pick_device
@@ -65,6 +66,7 @@ class Node:
         self._jsonl: JsonlSink | None = None
         self._started_at = time.time()
         self._failure: BaseException | None = None
+        self._stopping = False
         self._engine = Engine(self._deliver)
         self.streams: dict[str, AttachedStream] = {}
         self._feeds: list[Feed] = []
@@ -102,22 +104,22 @@ class Node:
         self._finished = asyncio.Event()
         async with AsyncExitStack() as stack:
             await self._open_sinks(stack)
-            session = asyncio.create_task(self.session.run()) if self.session else None
-            pump = asyncio.create_task(self._pump(), name="pump")
-            ticker = asyncio.create_task(self._tick_for_ever(), name="ticker")
+            session = self._task(self.session.run(), "mqtt") if self.session else None
+            pump = self._task(self._pump(), "pump")
+            ticker: asyncio.Task[None] | None = None
             try:
-                if self.session:
-                    await self.session.attempted.wait()
-                self._start()
-                ready()
                 async with asyncio.timeout(duration):
+                    await self._first_attempt_to_connect()
+                    ticker = self._task(self._tick_for_ever(), "ticker")
+                    self._start()
+                    ready()
                     await self._finished.wait()
             except TimeoutError:
                 pass
             finally:
-                await self._shut_down(pump, ticker, session)
+                await self._shut_down(ticker, pump, session)
         if self._failure:
-            raise OperationError(f"the engine failed: {self._failure}") from self._failure
+            raise OperationError(f"the node failed: {self._failure}") from self._failure
 
     def stop(self) -> None:
         """End `run` soon; everything in the engine is still answered. Call it on the loop."""
@@ -210,10 +212,34 @@ class Node:
         for stream in self.streams.values():
             stream.reader.start()
 
+    def _task(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Start a background task whose failure ends the run."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()):
+                self._fail(error)
+
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(ended)
+        return task
+
+    async def _first_attempt_to_connect(self) -> None:
+        """So that the first results find a broker, if there is one."""
+        if self.session is None:
+            return
+        waits = [
+            asyncio.create_task(event.wait()) for event in (self.session.attempted, self._finished)
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
     async def _shut_down(
         self,
+        ticker: asyncio.Task[None] | None,
         pump: asyncio.Task[None],
-        ticker: asyncio.Task[None],
         session: asyncio.Task[None] | None,
     ) -> None:
         """Sources first, then engine, then what it answered, then the broker; within two seconds."""
@@ -224,17 +250,21 @@ class Node:
         await asyncio.to_thread(self._worker.join, DRAIN_SECONDS)
         await asyncio.to_thread(self._join_readers, time.monotonic() + DRAIN_SECONDS / 4)
         await _end(ticker)
+        self._stopping = True
+        self._pump_wanted.set()
+        await asyncio.wait([pump], timeout=DRAIN_SECONDS / 2)
         await _end(pump)
+        await self._publish_state(time.time())
+        if self.session:
+            await self._wait_for_confirmations(self.session)
+        await _end(session)
+
+    async def _wait_for_confirmations(self, session: MqttSession) -> None:
         try:
             async with asyncio.timeout(DRAIN_SECONDS / 2):
-                await self._publish_waiting()
-                await self._publish_state(time.time())
-                if self.session:
-                    await self.session.drained()
+                await session.drained()
         except TimeoutError:
             self._on_problem("the broker did not take the last results in time; they are counted")
-        if session:
-            await _end(session)
 
     def _join_readers(self, deadline: float) -> None:
         """A decode thread that hangs is left behind: it is a daemon and its buffer is closed."""
@@ -255,14 +285,10 @@ class Node:
         self._on_loop(self._pump_wanted.set)
 
     async def _pump(self) -> None:
-        while True:
+        while not self._stopping:
             await self._pump_wanted.wait()
             self._pump_wanted.clear()
-            await self._publish_waiting()
-
-    async def _publish_waiting(self) -> None:
-        while records := self._outbox.drain(256):
-            for record in records:
+            while record := self._outbox.take():
                 await self._publish(record)
             self._worker.wake()
 
@@ -349,7 +375,10 @@ class Node:
     def results_lost(self) -> dict[str, int]:
         """Results that did not reach the broker, by reason."""
         lost: Counter[str] = Counter(self.session.lost if self.session else {})
-        lost["queue_full"] += self._outbox.statistics().dropped
+        outbox = self._outbox.statistics()
+        lost["queue_full"] += outbox.dropped
+        if self._stopping:
+            lost["not_sent"] += outbox.length
         return {reason: count for reason, count in lost.items() if count}
 
     def _on_loop(self, callback: Callable[..., None], *args: object) -> None:
@@ -358,6 +387,8 @@ class Node:
             self._loop.call_soon_threadsafe(callback, *args)
 
 
-async def _end(task: asyncio.Task[None]) -> None:
+async def _end(task: asyncio.Task[None] | None) -> None:
+    if task is None:
+        return
     task.cancel()
     await asyncio.wait([task], timeout=DRAIN_SECONDS)

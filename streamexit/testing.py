@@ -13,7 +13,7 @@ from streamexit.calibration.collect import collect_evidence
 from streamexit.errors import SourceError
 from streamexit.models.cost import gflops_per_exit
 from streamexit.models.network import MultiExitNetwork, Stage
-from streamexit.models.pipeline import register_policy, save_pipeline
+from streamexit.models.pipeline import register_policies, save_pipeline
 from streamexit.preprocessing import Preprocessing
 from streamexit.scheduling.policy import POLICIES, fit_policy, save_policy
 from streamexit.sources.source import DropReport, Picture
@@ -94,7 +94,7 @@ def write_toy_pipeline(folder: Path, *, num_exits: int = 3, seed: int = 0) -> Pa
         network_spec={"architecture": "streamexit.testing:toy_network", "num_exits": num_exits},
         network=network,
         labels=TOY_LABELS,
-        calibration={},
+        calibration=None,
     )
     pictures = toy_pictures(400, seed=seed)
     evidence = collect_evidence(
@@ -105,8 +105,8 @@ def write_toy_pipeline(folder: Path, *, num_exits: int = 3, seed: int = 0) -> Pa
     )
     costs = gflops_per_exit(network)
     fractions = tuple(round(c, 9) / round(costs[-1], 9) for c in costs)
-    for name in POLICIES:
-        file = folder / "policies" / f"{name}.safetensors"
+    files = {name: folder / "policies" / f"{name}.safetensors" for name in POLICIES}
+    for name, file in files.items():
         save_policy(fit_policy(name, evidence, fractions), file)
-        register_policy(folder, name, file, default=name == "eenet")
+    register_policies(folder, files, default="eenet")
     return folder

@@ -15,15 +15,16 @@ PACKAGE = ROOT / "streamexit"
 
 FLOORS = {
     "errors": 0,
+    "redact": 0,
     "documents": 1,
     "metrics": 1,
     "prediction": 1,
     "preprocessing": 1,
     "frame": 2,
+    "tasks": 2,
     "exits": 3,
     "queues": 4,
     "models": 4,
-    "tasks": 4,
     "scheduling": 4,
     "wire": 4,
     "config": 5,

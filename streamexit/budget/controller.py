@@ -15,7 +15,7 @@ from streamexit.exits import ALWAYS
 from streamexit.scheduling.thresholds import ThresholdTable
 
 BudgetState = Literal["on_budget", "saturated", "unreachable", "not_binding"]
-"""on_budget: over the last W frames, spending is within 2% of a window's budget (or one full frame).
+"""on_budget: over the last W frames, spending is within 5% of a window's budget (or one full frame).
 saturated: it is not, although the controller does what it can.
 unreachable: the budget is below the cost of the first exit; every frame leaves there.
 not_binding: the budget is the full network's cost or more; every frame goes all the way."""
@@ -54,6 +54,10 @@ TRIM_FRAMES = 3
 
 DEBT_SHARE = 0.018
 """D_max, as a share of one window's budget."""
+
+
+ON_BUDGET_SHARE = 0.05
+"""What a window may be off and still be called on budget."""
 
 
 class BudgetController:
@@ -129,9 +133,11 @@ class BudgetController:
         if self._binding:
             already = self._staying[k - 1] if k else self._budget
             self._owe((self._costs[k] if leaving else self._staying[k]) - already)
-        if leaving:
-            self._recent.append(k)
         return leaving
+
+    def answered(self, k: int) -> None:
+        """Note the exit of the next frame in frame order; what the status tells is over these."""
+        self._recent.append(k)
 
     @property
     def coordinate(self) -> float:
@@ -160,7 +166,7 @@ class BudgetController:
             return "unreachable"
         if self._budget >= self._table.high:
             return "not_binding"
-        allowed = max(0.02 * self._window * self._budget, 1.0)
+        allowed = max(ON_BUDGET_SHARE * self._window * self._budget, 1.0)
         return "on_budget" if abs(overspent) <= allowed else "saturated"
 
     @property

@@ -19,14 +19,15 @@ from streamexit.documents import load_document
 from streamexit.errors import ConfigurationError, PipelineError
 from streamexit.models.architectures import build_network
 from streamexit.models.pipeline import (
-    PreprocessingSection,
+    check_classes,
     load_pipeline,
-    register_policy,
+    register_policies,
     save_pipeline,
 )
+from streamexit.preprocessing import Preprocessing
 from streamexit.scheduling.policy import POLICIES, fit_policy, save_policy
 from streamexit.tasks.classification import build_task
-from streamexit.training.datasets import load_part
+from streamexit.training.datasets import LabelledImages, load_part
 from streamexit.training.recipe import Recipe
 from streamexit.training.trainer import EpochReport, Trainer, exit_accuracy
 
@@ -53,17 +54,21 @@ def train_pipeline(
         ConfigurationError: In the recipe.
         DataError: The data set is not there.
     """
-    recipe = load_document(recipe_file, Recipe, error=ConfigurationError).value
+    document = load_document(recipe_file, Recipe, error=ConfigurationError)
+    recipe = document.value
     if epochs is not None:
         optimiser = recipe.optimiser.model_copy(update={"epochs": epochs})
         recipe = recipe.model_copy(update={"optimiser": optimiser})
     target = pick_device(device)
     _make_deterministic(recipe.seed, target)
-    preprocessing = PreprocessingSection.model_validate(recipe.preprocessing).build()
+    preprocessing = recipe.preprocessing.build()
     network = build_network(recipe.network, preprocessing)
     dataset, root = recipe.data.dataset, data or Path(recipe.data.root)
     size = recipe.data.calibration_size
     pictures = load_part(dataset, root, "train", calibration_size=size)
+    build_task(recipe.task, pictures.classes)
+    check_classes(network, len(pictures.classes))
+    _check_size(document.where("preprocessing"), preprocessing, pictures)
     folder = recipe_file.parent
     Trainer(
         network, pictures, recipe, device=target, checkpoint=folder / CHECKPOINT, on_epoch=on_epoch
@@ -76,11 +81,7 @@ def train_pipeline(
         network_spec=recipe.network,
         network=network,
         labels=pictures.classes,
-        calibration={
-            "dataset": recipe.data.dataset,
-            "root": recipe.data.root,
-            "calibration_size": size,
-        },
+        calibration={"dataset": dataset, "root": recipe.data.root, "calibration_size": size},
     )
     report = {
         "pipeline": recipe.name,
@@ -90,7 +91,7 @@ def train_pipeline(
         "train_pictures": len(pictures.labels),
         "test_pictures": len(test.labels),
         "test_accuracy_per_exit": [round(a, 4) for a in exit_accuracy(network, test)],
-        "recipe": recipe.model_dump(),
+        "recipe": recipe.model_dump(mode="json"),
     }
     (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
@@ -117,32 +118,42 @@ def fit_policies(
     wanted = list(names or POLICIES)
     if default not in {*wanted, *pipeline.policies}:
         raise PipelineError(f"default: {default!r} is not fitted; fitted would be {wanted}")
-    if not pipeline.calibration:
-        raise PipelineError(f"{folder}: pipeline.yaml names no calibration data")
     spec = pipeline.calibration
-    pictures = load_part(
-        spec["dataset"],
-        data or Path(spec["root"]),
-        "calibration",
-        calibration_size=spec["calibration_size"],
-    )
+    if spec is None:
+        raise PipelineError(f"{folder}: pipeline.yaml names no calibration data")
+    root = data or Path(spec.root)
+    size = spec.calibration_size
+    pictures = load_part(spec.dataset, root, "calibration", calibration_size=size)
+    _check_size(str(folder), pipeline.network.preprocessing, pictures)
     task = build_task(pipeline.task, pipeline.labels)
     network = pipeline.network.to(pick_device(device))
     evidence = collect_evidence(network, task, pictures.images, pictures.labels)
     report: dict[str, Any] = {"pipeline": pipeline.name, "calibration_frames": len(pictures.labels)}
+    files: dict[str, Path] = {}
     for name in wanted:
         with _one_thread():
             policy = fit_policy(name, evidence, pipeline.costs.fractions, seed=seed)
         policy.provenance.update(
-            data=spec,
+            data=spec.model_dump(),
             date=datetime.now(UTC).date().isoformat(),
             version=version("streamexit"),
         )
         file = folder / "policies" / f"{name}.safetensors"
         save_policy(policy, file)
-        register_policy(folder, name, file, default=name == default)
+        files[name] = file
         report[name] = {"file": str(file), "table_rows": len(policy.table.budgets)}
+    register_policies(folder, files, default=default)
     return report
+
+
+def _check_size(where: str, preprocessing: Preprocessing, pictures: LabelledImages) -> None:
+    """Pictures of another size would make the network learn on other pixels than it then sees."""
+    height, width = pictures.images.shape[1:3]
+    if (height, width) != (preprocessing.height, preprocessing.width):
+        raise ConfigurationError(
+            f"{where}: {preprocessing.width}x{preprocessing.height} is declared, but the data "
+            f"set's pictures are {width}x{height}"
+        )
 
 
 @contextmanager

@@ -48,9 +48,11 @@ class MqttSection(Section):
         if parts.username or parts.password:
             raise ValueError("credentials do not belong in the URL; use username and password")
         try:
-            _ = parts.port
+            port = parts.port
         except ValueError:
-            raise ValueError("the port must be a number between 1 and 65535") from None
+            port = 0
+        if port == 0:
+            raise ValueError("the port must be a number between 1 and 65535")
         return url
 
 

@@ -199,4 +199,5 @@ class Engine:
             record = stream.open_rows.popleft().record
             assert record is not None
             stream.counters.answered += 1
+            stream.controller.answered(record.exit)
             self._deliver(record)

@@ -76,7 +76,8 @@ class EngineWorker:
 
     def join(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the thread; whether it has ended."""
-        self._thread.join(timeout)
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
         return not self._thread.is_alive()
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -31,10 +30,9 @@ def build_network(spec: dict[str, Any], preprocessing: Preprocessing) -> MultiEx
     name = str(options.pop("architecture", ""))
     factory = _find_factory(name)
     try:
-        inspect.signature(factory).bind(**options, preprocessing=preprocessing)
-    except TypeError as error:
+        network = factory(**options, preprocessing=preprocessing)
+    except (TypeError, ValueError, RuntimeError) as error:
         raise PipelineError(f"network: {error} (architecture {name})") from error
-    network = factory(**options, preprocessing=preprocessing)
     if not isinstance(network, MultiExitNetwork):
         raise PipelineError(f"network.architecture: {name} did not return a MultiExitNetwork")
     return network
@@ -49,7 +47,7 @@ def _find_factory(name: str) -> Callable[..., Any]:
         )
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise PipelineError(f"network.architecture: {name}: {error}") from error
     if not callable(factory):
         raise PipelineError(f"network.architecture: {name} is not callable")

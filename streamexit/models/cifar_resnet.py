@@ -6,8 +6,6 @@ The exits are ours: light depthwise-separable heads, because a passed head is pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -66,7 +64,7 @@ def early_head(channels: int, num_classes: int, *, width: int = 128) -> nn.Seque
 
 
 def build(
-    *, depth: int, exits: Sequence[int], num_classes: int, preprocessing: Preprocessing
+    *, depth: int, exits: list[int], num_classes: int, preprocessing: Preprocessing
 ) -> MultiExitNetwork:
     """Build a CIFAR ResNet with exits.
 
@@ -82,7 +80,8 @@ def build(
     n, rest = divmod(depth - 2, 6)
     if n < 1 or rest:
         raise PipelineError(f"network.depth: {depth} is not of the form 6n+2 (20, 32, 44, 56 ...)")
-    if list(exits) != sorted(set(exits)) or not exits or exits[0] < 1 or exits[-1] != 3 * n:
+    whole = all(isinstance(block, int) for block in exits)
+    if not whole or list(exits) != sorted(set(exits)) or exits[:1] < [1] or exits[-1] != 3 * n:
         raise PipelineError(
             f"network.exits: {list(exits)} must rise and end with the last block, {3 * n}"
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import yaml
@@ -24,9 +24,14 @@ from streamexit.models.architectures import build_network
 from streamexit.models.cost import gflops_per_exit
 from streamexit.models.network import MultiExitNetwork
 from streamexit.preprocessing import Preprocessing
+from streamexit.tasks.classification import build_task
 
 FILE = "pipeline.yaml"
 WEIGHTS = "network.safetensors"
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Strict(BaseModel):
@@ -38,8 +43,8 @@ class PreprocessingSection(_Strict):
 
     width: int = Field(gt=0)
     height: int = Field(gt=0)
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[Finite, Finite, Finite]
+    std: tuple[PositiveFinite, PositiveFinite, PositiveFinite]
     fit: Literal["stretch", "crop"] = "stretch"
 
     def build(self) -> Preprocessing:
@@ -50,7 +55,7 @@ class PreprocessingSection(_Strict):
 class FileReference(_Strict):
     """A file of the folder."""
 
-    file: str = Field(pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*$")
+    file: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
@@ -59,6 +64,14 @@ class CostSection(_Strict):
 
     unit: Literal["gflops"]
     per_exit: list[float]
+
+
+class CalibrationSection(_Strict):
+    """Which pictures the scheduler may be fitted on: a part that training left out."""
+
+    dataset: str
+    root: str
+    calibration_size: int = Field(gt=0)
 
 
 class PipelineFile(_Strict):
@@ -72,7 +85,7 @@ class PipelineFile(_Strict):
     labels: list[str] = Field(min_length=2)
     costs: CostSection
     weights: FileReference
-    calibration: dict[str, Any] = {}
+    calibration: CalibrationSection | None = None
     default_policy: str | None = None
     policies: dict[str, FileReference] = {}
 
@@ -99,7 +112,7 @@ class Pipeline:
     labels: tuple[str, ...]
     network: MultiExitNetwork
     costs: CostTable
-    calibration: dict[str, Any]
+    calibration: CalibrationSection | None
     policies: dict[str, Path]
     default_policy: str | None
 
@@ -131,11 +144,18 @@ def load_pipeline(folder: Path) -> Pipeline:
         raise PipelineError(f"{folder}: no {FILE} here; is this a pipeline folder?")
     document = load_document(folder / FILE, PipelineFile, error=PipelineError)
     spec = document.value
-    network = build_network(spec.network, spec.preprocessing.build())
+    try:
+        network = build_network(spec.network, spec.preprocessing.build())
+        costs = CostTable(spec.costs.unit, tuple(spec.costs.per_exit))
+        build_task(spec.task, spec.labels)
+    except PipelineError as error:
+        raise PipelineError(f"{folder / FILE}: {error}") from error
     _load_weights(network, _checked(folder, spec.weights))
-    costs = CostTable(spec.costs.unit, tuple(spec.costs.per_exit))
     _check_costs(document.where("costs", "per_exit"), costs, network)
-    _check_labels(document.where("labels"), len(spec.labels), network)
+    try:
+        check_classes(network, len(spec.labels))
+    except PipelineError as error:
+        raise PipelineError(f"{document.where('labels')}: {error}") from error
     policies = {name: _checked(folder, ref) for name, ref in spec.policies.items()}
     return Pipeline(
         folder,
@@ -158,7 +178,7 @@ def save_pipeline(
     network_spec: dict[str, Any],
     network: MultiExitNetwork,
     labels: tuple[str, ...],
-    calibration: dict[str, Any],
+    calibration: dict[str, Any] | None,
 ) -> None:
     """Write a folder that `load_pipeline` reads: weights, cost table, checksums; no policies yet."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -186,13 +206,13 @@ def save_pipeline(
     _write(folder, content)
 
 
-def register_policy(folder: Path, name: str, file: Path, *, default: bool) -> None:
-    """Enter a policy file of the folder into `pipeline.yaml`."""
+def register_policies(folder: Path, files: dict[str, Path], *, default: str) -> None:
+    """Enter policy files of the folder into `pipeline.yaml`, by name, and say which is the default."""
     content = yaml.safe_load((folder / FILE).read_text(encoding="utf-8"))
-    reference = {"file": file.relative_to(folder).as_posix(), "sha256": sha256(file)}
-    content.setdefault("policies", {})[name] = reference
-    if default:
-        content["default_policy"] = name
+    for name, file in files.items():
+        reference = {"file": file.relative_to(folder).as_posix(), "sha256": sha256(file)}
+        content["policies"][name] = reference
+    content["default_policy"] = default
     _write(folder, content)
 
 
@@ -239,12 +259,16 @@ def _check_costs(where: str, costs: CostTable, network: MultiExitNetwork) -> Non
         )
 
 
-def _check_labels(where: str, count: int, network: MultiExitNetwork) -> None:
+def check_classes(network: MultiExitNetwork, count: int) -> None:
+    """Check that the network tells as many classes apart as there are labels.
+
+    Raises:
+        PipelineError: It does not.
+    """
     p = network.preprocessing
     with torch.inference_mode():
         network.eval()
         outputs = network(torch.zeros(1, p.height, p.width, 3, dtype=torch.uint8))
-    if outputs[-1].logits.shape[1] != count:
-        raise PipelineError(
-            f"{where}: {count} labels, but the network has {outputs[-1].logits.shape[1]} classes"
-        )
+    classes = outputs[-1].logits.shape[1]
+    if classes != count:
+        raise PipelineError(f"{count} labels, but the network has {classes} classes")

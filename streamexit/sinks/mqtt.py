@@ -131,13 +131,17 @@ class MqttSession:
 
     async def publish_result(self, topic: str, payload: bytes) -> None:
         """Queue a result, waiting while the broker is there but slow; without a broker, lose it."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: not self.connected or len(self._queue) < QUEUE)
-            if not self.connected:
-                self.lost["broker_offline"] += 1
-                return
-            self._queue.append(_Publication(topic, payload, self._qos, False, True))
-            self._changed.notify_all()
+        try:
+            async with self._changed:
+                await self._changed.wait_for(lambda: not self.connected or len(self._queue) < QUEUE)
+                if not self.connected:
+                    self.lost["broker_offline"] += 1
+                    return
+                self._queue.append(_Publication(topic, payload, self._qos, False, True))
+                self._changed.notify_all()
+        except asyncio.CancelledError:
+            self.lost["not_sent"] += 1
+            raise
 
     async def set_retained(self, topic: str, payload: bytes) -> None:
         """Publish a retained topic, now if there is a connection and after each reconnect."""
@@ -164,7 +168,7 @@ class MqttSession:
             try:
                 await self._stay_connected()
             except* (aiomqtt.MqttError, OSError) as group:
-                self._report(_first(group))
+                self._report(_first(group), reached=self.connections > connections)
             finally:
                 self.attempted.set()
                 await self._lose_connection()
@@ -245,9 +249,10 @@ class MqttSession:
             done = True
         finally:
             self._sending -= 1
-            if publication.is_result:
-                self.confirmed += done
-                self.lost["unconfirmed"] += not done
+            if publication.is_result and done:
+                self.confirmed += 1
+            elif publication.is_result:
+                self.lost["unconfirmed"] += 1
         async with self._changed:
             self._changed.notify_all()
 
@@ -260,10 +265,13 @@ class MqttSession:
             self._queue.clear()
             self._changed.notify_all()
 
-    def _report(self, error: BaseException) -> None:
-        if self._protocol is aiomqtt.ProtocolVersion.V5 and _speaks_no_v5(error):
-            self._protocol = aiomqtt.ProtocolVersion.V311
-            return
+    def _report(self, error: BaseException, *, reached: bool) -> None:
+        if not reached and _may_speak_another_version(error):
+            v5 = aiomqtt.ProtocolVersion.V5
+            was_v5 = self._protocol is v5
+            self._protocol = aiomqtt.ProtocolVersion.V311 if was_v5 else v5
+            if was_v5:
+                return
         problem = str(self.explain(error))
         if problem != self._last_problem:
             self._last_problem = problem
@@ -290,11 +298,12 @@ async def _watch(client: aiomqtt.Client) -> None:
         pass
 
 
-def _speaks_no_v5(error: BaseException) -> bool:
-    if not isinstance(error, aiomqtt.exceptions.MqttConnectError):
-        return False
-    value = error.rc.value if isinstance(error.rc, ReasonCode) else error.rc
-    return value in (1, 132)
+def _may_speak_another_version(error: BaseException) -> bool:
+    """Brokers without MQTT 5 refuse it with a code, or choke on it and say nothing."""
+    if isinstance(error, aiomqtt.exceptions.MqttConnectError):
+        value = error.rc.value if isinstance(error.rc, ReasonCode) else error.rc
+        return value in (1, 132)
+    return isinstance(error, aiomqtt.MqttError) and "timed out" in str(error)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

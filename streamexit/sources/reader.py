@@ -15,7 +15,7 @@ from streamexit.errors import SourceError
 from streamexit.frame import Frame, FrameInfo
 from streamexit.metrics import DropReason
 from streamexit.queues import FrameBuffer
-from streamexit.sources.redact import redact
+from streamexit.redact import redact
 from streamexit.sources.source import Picture, Source
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,8 @@ class Reader:
 
     def join(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the thread; whether it has ended."""
-        self._thread.join(timeout)
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def _run(self) -> None:

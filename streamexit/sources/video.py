@@ -19,7 +19,7 @@ from av.video.stream import VideoStream
 
 from streamexit.errors import SourceError
 from streamexit.preprocessing import InputConverter, Preprocessing
-from streamexit.sources.redact import redact
+from streamexit.redact import redact
 from streamexit.sources.source import DropReport, Picture
 
 LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp")

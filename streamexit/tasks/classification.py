@@ -40,9 +40,9 @@ class ClassificationTask:
         certain and 0 for a uniform distribution; the share of exits so far that agree with the
         most frequent prediction. `carry` holds the predictions so far, int64 [N, K].
         """
-        log_p = functional.log_softmax(logits.float(), dim=1)
-        p = log_p.exp()
-        certainty = 1 + (p * log_p).sum(1) / math.log(max(p.shape[1], 2))
+        p = functional.softmax(logits.float(), dim=1)
+        entropy = torch.special.entr(p).sum(1)
+        certainty = (1 - entropy / math.log(max(p.shape[1], 2))).clamp(0, 1)
         top = p.topk(self.top_k, dim=1)
         current = top.indices[:, :1]
         predictions = current if carry is None else torch.cat([carry, current], dim=1)

@@ -98,9 +98,12 @@ def read_sprite_archive(archive: Path, *, rows: int = 25, columns: int = 40) -> 
             images = [_cut_sheet(z.read(name), rows, columns) for name in sheets]
             labels = np.load(io.BytesIO(z.read("labels.npy"))).astype(np.int64)
             classes = tuple(z.read("classes.txt").decode().split())
-    except (zipfile.BadZipFile, KeyError, OSError) as error:
+        everything = LabelledImages(np.concatenate(images), labels, classes)
+    except (zipfile.BadZipFile, KeyError, OSError, EOFError, ValueError, cv2.error) as error:
         raise DataError(f"{archive} is not an archive of sprite sheets: {error}") from error
-    return LabelledImages(np.concatenate(images), labels, classes)
+    if labels.min() < 0 or labels.max() >= len(classes):
+        raise DataError(f"{archive}: labels go beyond the {len(classes)} classes of classes.txt")
+    return everything
 
 
 def _cut_sheet(encoded: bytes, rows: int, columns: int) -> NDArray[np.uint8]:

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from streamexit.models.pipeline import PreprocessingSection
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -56,7 +58,7 @@ class Recipe(_Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     task: dict[str, Any]
     network: dict[str, Any]
-    preprocessing: dict[str, Any]
+    preprocessing: PreprocessingSection
     data: Data
     optimiser: Optimiser
     distillation: Distillation = Distillation()

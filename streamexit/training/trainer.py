@@ -6,6 +6,7 @@ comes from generators seeded by (seed, epoch), so that a resumed run goes on as 
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -183,7 +184,7 @@ class Trainer:
         if not self._checkpoint.is_file():
             return 0
         state = torch.load(self._checkpoint, map_location=self._device, weights_only=True)
-        if state["recipe"] != self._recipe.model_dump_json():
+        if json.loads(state["recipe"]) != self._recipe.model_dump(mode="json"):
             return 0
         self._network.load_state_dict(state["network"])
         self._average.load_state_dict(state["average"])

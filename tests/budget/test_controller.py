@@ -36,6 +36,7 @@ def play(controller: BudgetController, scores: Scores, frames: int) -> list[floa
         k = 0
         while not controller.leaves(k, scores(i, k)):
             k += 1
+        controller.answered(k)
         costs.append(COSTS[k])
     return costs
 
@@ -204,6 +205,7 @@ def test_broken_promise_is_owned_up_to() -> None:
     stayed = sum(not controller.leaves(0, score) for score in np.linspace(0.3, 0.7, 100))
     for _ in range(stayed):
         assert controller.leaves(2, 0.0)
+        controller.answered(2)
     assert controller.status.state == "saturated"
 
 
@@ -225,6 +227,7 @@ def test_single_exit_network() -> None:
     table = ThresholdTable((1.0,), (), (), ())
     controller = BudgetController(table, budget=1.0)
     assert controller.leaves(0, 0.0)
+    controller.answered(0)
     assert controller.status.state == "not_binding"
 
 

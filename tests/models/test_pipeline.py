@@ -94,7 +94,7 @@ def test_saved_pipeline_loads_as_it_was(tmp_path: Path) -> None:
         network_spec={"architecture": "streamexit.testing:toy_network", "num_exits": 2},
         network=network,
         labels=TOY_LABELS,
-        calibration={"dataset": "cifar10"},
+        calibration={"dataset": "cifar10", "root": "data", "calibration_size": 7},
     )
     pipeline = load_pipeline(tmp_path / "deep" / "folder")
     images = torch.randint(0, 256, (5, 8, 8, 3), dtype=torch.uint8)
@@ -103,7 +103,8 @@ def test_saved_pipeline_loads_as_it_was(tmp_path: Path) -> None:
     assert not pipeline.network.training
     assert (pipeline.name, pipeline.labels) == ("mine", TOY_LABELS)
     assert pipeline.task == {"kind": "classification", "top_k": 2}
-    assert pipeline.calibration == {"dataset": "cifar10"}
+    assert pipeline.calibration
+    assert pipeline.calibration.calibration_size == 7
     assert pipeline.network.preprocessing == network.preprocessing
     assert len(pipeline.costs.per_exit) == 2
     with pytest.raises(PipelineError, match=r"no exit policy yet.*streamexit fit"):

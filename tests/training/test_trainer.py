@@ -29,7 +29,12 @@ def recipe(**optimiser: Any) -> Recipe:
             "name": "toy",
             "task": {"kind": "classification"},
             "network": {},
-            "preprocessing": {},
+            "preprocessing": {
+                "width": 8,
+                "height": 8,
+                "mean": [0.5, 0.5, 0.5],
+                "std": [0.25, 0.25, 0.25],
+            },
             "data": {"dataset": "cifar10", "root": ".", "calibration_size": 1},
             "optimiser": {**settings, "average_decay": 0.9, **optimiser},
             "augmentation": {"padding": 1},

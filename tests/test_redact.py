@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamexit.errors import SourceError
-from streamexit.sources.redact import redact
+from streamexit.redact import redact
 from streamexit.sources.video import VideoSource
 from streamexit.testing import TOY_PREPROCESSING
 

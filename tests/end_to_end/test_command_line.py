@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT, MakeClip
+
+TIME_LIMIT = 120
+
+
+def streamexit(
+    *arguments: str | Path, cwd: Path = ROOT, environment: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "streamexit", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=TIME_LIMIT,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, **(environment or {})},
+    )
+
+
+def replay(*arguments: str | Path) -> dict[str, Any]:
+    """`streamexit replay ... --json`, which must print one JSON document and nothing else."""
+    done = streamexit("replay", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def test_replay_of_real_clips(data: Path, cifar_pipeline: Path, tmp_path: Path) -> None:
+    """The issue's own line: 627 frames, none dropped, budgets held, byte-identical when repeated."""
+    clips = [data / "videos" / name for name in ("car-detection.mp4", "bikes.mp4")]
+    options = ("--pipeline", cifar_pipeline, "--budget", "fraction=0.5")
+    reports = [replay(*clips, *options, "--out", tmp_path / f"{i}.jsonl") for i in range(2)]
+    first = reports[0]
+    assert (first["frames"], first["answered"], first["dropped"]) == (627, 627, {})
+    assert set(first["streams"]) == {"car-detection", "bikes"}
+    for stream in first["streams"].values():
+        assert stream["mean_cost"]["fraction"] == pytest.approx(0.5, rel=0.02)
+        assert stream["worst_window_error"] < 0.05
+        assert sum(stream["exit_shares"]) == pytest.approx(1)
+        assert stream["accuracy"] is None
+        assert stream["agreement"] is None
+    results = [(tmp_path / f"{i}.jsonl").read_bytes() for i in range(2)]
+    assert results[0] == results[1]
+    assert results[0].count(b"\n") == 627
+    assert first["frames_per_second"] > 0
+
+
+def test_replay_joins_and_compares(toy_pipeline: Path, make_clip: MakeClip) -> None:
+    """--join makes one stream of several files, --agreement compares with the full network."""
+    clips = [make_clip("one.mp4", frames=150), make_clip("two.mp4", frames=120, size=(32, 32))]
+    options = ("--pipeline", toy_pipeline, "--budget", "fraction=0.7", "--agreement")
+    report = replay(*clips, *options, "--join")
+    assert list(report["streams"]) == ["joined"]
+    assert report["frames"] == 270
+    assert 0 <= report["agreement"] <= 1
+
+
+def test_replay_for_people(toy_pipeline: Path, make_clip: MakeClip) -> None:
+    """Without --json a table comes, with the numbers in it."""
+    done = streamexit(
+        "replay", make_clip(frames=40), "--pipeline", toy_pipeline, "--budget", "fraction=0.7"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "clip" in done.stdout
+    assert "40 frames in" in done.stdout
+
+
+def test_broken_file_beside_good_one(
+    toy_pipeline: Path, make_clip: MakeClip, tmp_path: Path
+) -> None:
+    """The good file is analysed; one message names the broken stream; the exit code is 2."""
+    text = tmp_path / "notes.mp4"
+    text.write_text("this is no video\n" * 50)
+    done = streamexit(
+        "replay", text, make_clip(frames=40), "--pipeline", toy_pipeline,
+        "--budget", "fraction=0.7", "--json",
+    )  # fmt: skip
+    assert done.returncode == 2
+    report = json.loads(done.stdout)
+    assert report["streams"]["clip"]["answered"] == 40
+    assert report["streams"]["notes"]["answered"] == 0
+    assert done.stderr.count("\n") == 1
+    assert "stream notes" in done.stderr
+    assert "not a video" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--budget", "fraction"], "not of the form fraction=0.4"),
+        (["--budget", "watts=3"], "'watts' is unknown"),
+        (["--budget", "fraction=nan"], "must be a positive number"),
+        (["--budget", "fraction=-1"], "must be a positive number"),
+        (["--budget", "fraction=0.5", "--policy", "eenett"], "did you mean 'eenet'?"),
+        (["--budget", "fraction=0.5", "--pipeline", "nowhere"], "is this a pipeline folder?"),
+        (["--budget", "fraction=0.5", "--device", "tpu"], "not one of auto, cpu, cuda:0"),
+        (["--budget", "fraction=0.5", "--out", "/proc/none/x"], "cannot be written"),
+    ],
+)
+def test_bad_replay_arguments(toy_pipeline: Path, arguments: list[str], said: str) -> None:
+    """Each mistake gets one line that says what would be right, and exit code 2."""
+    done = streamexit("replay", "synthetic:frames=5", "--pipeline", toy_pipeline, *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_debug_shows_the_traceback() -> None:
+    """--debug is for whoever wants to see where it happened."""
+    done = streamexit("--debug", "check", "nowhere.yaml")
+    assert "Traceback" in done.stderr
+
+
+CONFIG = """
+node: {{id: test}}
+results_file: results.jsonl
+pipelines: {{toy: {pipeline}}}
+streams:
+  - {{id: a, source: "synthetic:seed=1,frames=200", pipeline: toy, budget: {{fraction: 0.7}}, pace: fast}}
+  - {{id: b, source: {clip}, pipeline: toy, budget: {{fraction: 0.9}}, pace: fast}}
+"""
+
+
+@pytest.fixture
+def config(toy_pipeline: Path, make_clip: MakeClip, tmp_path: Path) -> Path:
+    """A configuration without a broker."""
+    path = tmp_path / "node.yaml"
+    path.write_text(CONFIG.format(pipeline=toy_pipeline, clip=make_clip(frames=60)))
+    return path
+
+
+def test_run_to_the_end(config: Path) -> None:
+    """`run` analyses recordings to their end, writes every result, and sums up."""
+    done = streamexit("run", config, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert {name: s["answered"] for name, s in report["streams"].items()} == {"a": 200, "b": 60}
+    assert all(s["state"] == "ended" for s in report["streams"].values())
+    written = (config.parent / "results.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in written.splitlines()]
+    for stream, count in (("a", 200), ("b", 60)):
+        assert [r["seq"] for r in lines if r["stream"] == stream] == list(range(count))
+
+
+def test_run_goes_on_without_a_broken_stream(config: Path) -> None:
+    """A stream that cannot be read is in error, by name; the other is analysed."""
+    clip = config.read_text().split("source: ")[2].split(",")[0]
+    Path(clip).with_name("cut.mp4").write_bytes(Path(clip).read_bytes()[:300])
+    config.write_text(config.read_text().replace(clip, str(Path(clip).with_name("cut.mp4"))))
+    done = streamexit("run", config, "--json")
+    assert done.returncode == 2
+    streams = json.loads(done.stdout)["streams"]
+    assert (streams["a"]["state"], streams["b"]["state"]) == ("ended", "error")
+    assert streams["a"]["answered"] == 200
+    assert "stream b" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_check_tells_the_cost(config: Path) -> None:
+    """`check` says what each stream would cost."""
+    done = streamexit("check", config, "--json")
+    assert done.returncode == 0, done.stderr
+    streams = json.loads(done.stdout)["streams"]
+    assert streams["a"]["budget_fraction"] == 0.7
+    assert streams["a"]["cheapest_fraction"] < 0.7
+    assert "good" in streamexit("check", config).stdout
+
+
+def test_check_refuses_what_cannot_be_reached(config: Path) -> None:
+    """A budget below the first exit names file, line, key and the least that would do."""
+    config.write_text(config.read_text().replace("fraction: 0.7", "fraction: 0.01"))
+    done = streamexit("check", config)
+    assert done.returncode == 2
+    assert f"{config}, line 6, streams[0].budget" in done.stderr
+    assert "Raise the budget" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["files.yaml", "first-run.yaml", "cameras.yaml"])
+def test_example_configurations_are_good(name: str) -> None:
+    """The examples pass `check`."""
+    secrets = {"CAMERA_PASSWORD": "x", "MQTT_PASSWORD": "y"}
+    done = streamexit("check", f"configs/{name}", environment=secrets)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_drains(config: Path, number: signal.Signals) -> None:
+    """A signal ends an endless run in order: exit code 0, a summary, books that balance."""
+    config.write_text(config.read_text().replace("pace: fast}", "loop: true}"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streamexit", "run", str(config), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    results = config.parent / "results.jsonl"
+    while not (results.exists() and results.stat().st_size):
+        assert process.poll() is None
+        os.sched_yield()
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 0, stderr
+    for stream in json.loads(stdout)["streams"].values():
+        assert stream["answered"] > 0
+        assert stream["frames"] == stream["answered"] + sum(stream["dropped"].values())
+
+
+def test_demo_without_clips_says_so() -> None:
+    """`demo` runs four streams at four budgets and receives its own results over MQTT."""
+    done = streamexit("demo", "--duration", "3s", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert len(report["streams"]) == 4
+    assert report["sources"].startswith("Streams: ")
+    for name, stream in report["streams"].items():
+        assert stream["answered"] > 0
+        assert report["received"][name] == stream["answered"]
+    assert report["results_lost"] == {}
+
+
+def test_demo_of_own_clips(make_clip: MakeClip) -> None:
+    """Clips given on the command line are what is shown."""
+    done = streamexit("demo", make_clip("mine.mp4"), "--duration", "2s")
+    assert done.returncode == 0, done.stderr
+    assert "mine.mp4" in done.stdout
+    assert "Summary" in done.stdout
+
+
+def test_version_and_help() -> None:
+    """The command introduces itself."""
+    assert streamexit("--version").stdout.startswith("streamexit ")
+    told = streamexit("--help").stdout
+    for command in ("demo", "run", "check", "replay", "watch", "train", "fit"):
+        assert command in told
+
+
+def test_altered_pipeline_is_noticed(toy_pipeline: Path, tmp_path: Path) -> None:
+    """One changed byte in the weights, and nothing is analysed with them."""
+    copy = tmp_path / "p"
+    shutil.copytree(toy_pipeline, copy)
+    weights = bytearray((copy / "network.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (copy / "network.safetensors").write_bytes(weights)
+    done = streamexit(
+        "replay", "synthetic:frames=5", "--pipeline", copy, "--budget", "fraction=0.7"
+    )
+    assert done.returncode == 2
+    assert "network.safetensors" in done.stderr
+    assert "SHA-256" in done.stderr

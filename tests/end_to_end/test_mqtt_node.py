@@ -1,0 +1,222 @@
+"""A node as a subprocess, a real mosquitto, a real subscriber."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from streamexit.sinks.mqtt import BrokerAddress, subscribe
+from tests.conftest import ROOT, MakeClip, Mosquitto
+
+pytestmark = pytest.mark.broker
+
+TIME_LIMIT = 90
+
+CONFIG = """
+node: {{id: test}}
+mqtt: {{url: {url}}}
+pipelines: {{toy: {pipeline}}}
+streams:
+  - {{id: a, source: {clip}, pipeline: toy, budget: {{fraction: 0.7}}, {mode}}}
+  - {{id: b, source: "synthetic:seed=1,frames=150", pipeline: toy, budget: {{fraction: 0.9}}, {mode}}}
+"""
+
+SCHEMAS = {
+    path.stem: json.loads(path.read_text(encoding="utf-8"))
+    for path in (ROOT / "docs" / "schemas").glob("*.json")
+}
+
+
+class Subscriber:
+    """Reads everything a node says, checking each message against its published schema."""
+
+    def __init__(self, broker: Mosquitto) -> None:
+        self.results: dict[str, list[dict[str, Any]]] = {"a": [], "b": []}
+        self.latest: dict[str, Any] = {}
+        self._address = BrokerAddress.parse(broker.url)
+        self._stream = subscribe(self._address, "streamexit/test/#")
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Read on until `condition` holds."""
+        while not condition():
+            topic, payload, _ = await anext(self._stream)
+            self._note(topic.removeprefix("streamexit/test/"), payload)
+
+    def resubscribe(self) -> None:
+        """After the broker was away."""
+        self._stream = subscribe(self._address, "streamexit/test/#")
+
+    async def close(self) -> None:
+        """Leave."""
+        await self._stream.aclose()
+
+    def _note(self, topic: str, payload: bytes) -> None:
+        leaf = topic.split("/")[-1]
+        if leaf == "availability":
+            self.latest[topic] = payload.decode()
+            return
+        message = json.loads(payload)
+        jsonschema.validate(message, SCHEMAS[leaf])
+        self.latest[topic] = message
+        if leaf == "result":
+            self.results[message["stream"]].append(message)
+
+
+def start(config: Path) -> subprocess.Popen[str]:
+    """The node as a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "streamexit", "run", str(config), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    """Run a coroutine; a hang is a failure."""
+
+    async def limited() -> None:
+        async with asyncio.timeout(TIME_LIMIT):
+            await test()
+
+    asyncio.run(limited())
+
+
+def write_config(folder: Path, broker: Mosquitto, pipeline: Path, clip: Path, mode: str) -> Path:
+    """A node of two streams."""
+    path = folder / "node.yaml"
+    path.write_text(CONFIG.format(url=broker.url, pipeline=pipeline, clip=clip, mode=mode))
+    return path
+
+
+def test_every_result_arrives(
+    mosquitto: Mosquitto, toy_pipeline: Path, make_clip: MakeClip, tmp_path: Path
+) -> None:
+    """As many results as frames answered, seq without gaps, all topics as the schemas say."""
+    clip = make_clip("traffic.mp4", frames=300)
+    config = write_config(tmp_path, mosquitto, toy_pipeline, clip, "pace: fast")
+
+    async def body() -> None:
+        subscriber = Subscriber(mosquitto)
+        listening = asyncio.create_task(
+            subscriber.until(lambda: subscriber.latest.get("availability") == "stopped")
+        )
+        process = await asyncio.to_thread(start, config)
+        stdout, stderr = await asyncio.to_thread(process.communicate, timeout=TIME_LIMIT)
+        assert process.returncode == 0, stderr
+        await listening
+        await subscriber.close()
+        report = json.loads(stdout)
+        assert report["results_lost"] == {}
+        assert report["results_confirmed"] == 450
+        for stream, count in (("a", 300), ("b", 150)):
+            assert report["streams"][stream]["answered"] == count
+            assert [r["seq"] for r in subscriber.results[stream]] == list(range(count))
+            status = subscriber.latest[f"stream/{stream}/status"]
+            assert (status["state"], status["answered"]) == ("ended", count)
+            assert subscriber.latest[f"stream/{stream}/budget"]["state"] == "on_budget"
+            assert subscriber.latest[f"stream/{stream}/availability"] == "offline"
+            last = subscriber.results[stream][-1]["answer"]["label"]
+            assert subscriber.latest[f"stream/{stream}/state"]["label"] == last
+        assert subscriber.latest["info"]["streams"] == ["a", "b"]
+        assert subscriber.latest["stats"]["node"] == "test"
+
+    run(body)
+
+
+def test_broker_dies_and_returns(
+    mosquitto: Mosquitto, toy_pipeline: Path, make_clip: MakeClip, tmp_path: Path
+) -> None:
+    """While the broker is away frames are answered; afterwards the gap shows and is counted."""
+    clip = make_clip("loop.mp4", frames=50)
+    config = write_config(tmp_path, mosquitto, toy_pipeline, clip, "loop: true")
+
+    async def body() -> None:
+        subscriber = Subscriber(mosquitto)
+        process = await asyncio.to_thread(start, config)
+        await subscriber.until(lambda: len(subscriber.results["a"]) >= 20)
+        mosquitto.kill()
+        await subscriber.close()
+        before = subscriber.results["a"][-1]["seq"]
+        await asyncio.to_thread(mosquitto.start)
+        subscriber.resubscribe()
+        await subscriber.until(lambda: subscriber.latest.get("availability") == "online")
+        await subscriber.until(lambda: subscriber.results["a"][-1]["seq"] > before + 30)
+        process.send_signal(signal.SIGINT)
+        await subscriber.until(lambda: subscriber.latest.get("availability") == "stopped")
+        stdout, stderr = await asyncio.to_thread(process.communicate, timeout=TIME_LIMIT)
+        await subscriber.close()
+        assert process.returncode == 0, stderr
+        report = json.loads(stdout)
+        answered = sum(s["answered"] for s in report["streams"].values())
+        lost = sum(report["results_lost"].values())
+        assert lost > 0
+        assert report["results_confirmed"] + lost == answered
+        numbers = [r["seq"] for r in subscriber.results["a"]]
+        assert numbers == sorted(set(numbers))
+        assert numbers[-1] - numbers[0] + 1 > len(numbers)
+        assert "check that it runs" in stderr
+        assert stderr.count("\n") <= 3
+
+    run(body)
+
+
+def test_refused_login_does_not_stop_the_work(
+    mosquitto: Mosquitto, toy_pipeline: Path, make_clip: MakeClip, tmp_path: Path
+) -> None:
+    """A broker that refuses us is named, with the remedy; the frames are answered all the same."""
+    mosquitto.kill()
+    mosquitto.start(extra="allow_anonymous false")
+    clip = make_clip("short.mp4", frames=30)
+    config = write_config(tmp_path, mosquitto, toy_pipeline, clip, "pace: fast")
+    process = start(config)
+    stdout, stderr = process.communicate(timeout=TIME_LIMIT)
+    assert process.returncode == 0
+    assert "refused the login; check mqtt.username and mqtt.password" in stderr
+    assert "Traceback" not in stderr
+    report = json.loads(stdout)
+    assert report["streams"]["a"]["answered"] == 30
+    assert report["results_lost"] == {"broker_offline": 180}
+
+
+def test_watch_prints_results(
+    mosquitto: Mosquitto, toy_pipeline: Path, make_clip: MakeClip, tmp_path: Path
+) -> None:
+    """`streamexit watch` shows results readably, a line each."""
+    clip = make_clip("looped.mp4", frames=50)
+    config = write_config(tmp_path, mosquitto, toy_pipeline, clip, "loop: true")
+    node = start(config)
+    watch = subprocess.run(
+        [sys.executable, "-m", "streamexit", "watch", "--url", mosquitto.url, "--count", "10"],
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT,
+    )
+    node.send_signal(signal.SIGTERM)
+    node.communicate(timeout=TIME_LIMIT)
+    assert watch.returncode == 0, watch.stderr
+    lines = watch.stdout.splitlines()
+    assert len(lines) == 10
+    assert all("exit " in line and "gflops" in line for line in lines)
+
+
+def test_watch_without_broker() -> None:
+    """No broker: one line, exit code 1."""
+    done = subprocess.run(
+        [sys.executable, "-m", "streamexit", "watch", "--url", "mqtt://127.0.0.1:1"],
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT,
+    )
+    assert done.returncode == 1
+    assert "check that it runs" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from streamexit.errors import InputError, SourceError
+from streamexit.exits import Budget, ExitRecord
+from streamexit.models.pipeline import load_pipeline
+from streamexit.replay import Replay
+from streamexit.scheduling.policy import load_policy
+from streamexit.sources.source import Source
+from streamexit.sources.synthetic import SyntheticSource
+from streamexit.testing import TOY_PREPROCESSING, ListSource, toy_pictures
+
+CPU = torch.device("cpu")
+
+
+def replay(
+    pipeline_folder: Path,
+    sources: dict[str, Source],
+    *,
+    budget: float = 0.6,
+    policy: str | None = None,
+    agreement: bool = False,
+    device: torch.device = CPU,
+    max_batch: int = 32,
+) -> tuple[Replay, list[ExitRecord]]:
+    """Run to the end."""
+    pipeline = load_pipeline(pipeline_folder)
+    records: list[ExitRecord] = []
+    run = Replay(
+        sources,
+        pipeline=pipeline,
+        policy=load_policy(pipeline.policy_file(policy), pipeline.costs.fractions),
+        budget=Budget(budget),
+        device=device,
+        agreement=agreement,
+        max_batch=max_batch,
+        on_record=records.append,
+    )
+    run.run()
+    return run, records
+
+
+def synthetic(count: int, frames: int = 400) -> dict[str, Source]:
+    """Several generated streams."""
+    return {
+        f"s{i}": SyntheticSource(TOY_PREPROCESSING, seed=i, frames=frames) for i in range(count)
+    }
+
+
+def test_same_input_same_results(toy_pipeline: Path) -> None:
+    """Two replays agree in every record, however their decode threads ran."""
+    first, second = (replay(toy_pipeline, synthetic(3))[1] for _ in range(2))
+    assert first == second
+    assert len(first) == 1200
+
+
+@pytest.mark.parametrize("budget", [0.45, 0.6, 0.9])
+@pytest.mark.parametrize("policy", ["eenet", "max-probability"])
+def test_each_stream_holds_its_budget(
+    toy_pipeline: Path, device: torch.device, budget: float, policy: str
+) -> None:
+    """Mean cost within 2% and any window within 5%, for every stream and policy."""
+    run, _ = replay(toy_pipeline, synthetic(3), budget=budget, policy=policy, device=device)
+    for report in run.stream_reports().values():
+        assert report.mean_cost is not None
+        assert report.mean_cost / report.full_cost == pytest.approx(budget, rel=0.02)
+        assert report.worst_window_error is not None
+        assert report.worst_window_error < 0.05
+        assert report.budget_state == "on_budget"
+
+
+def test_unreachable_and_idle_budgets_are_said_to_be(toy_pipeline: Path) -> None:
+    """A budget below the first exit, or above the full network, shows in the state."""
+    assert replay(toy_pipeline, synthetic(1, 50), budget=0.1)[0].total().budget_state == (
+        "unreachable"
+    )
+    total = replay(toy_pipeline, synthetic(1, 50), budget=1.5)[0].total()
+    assert total.budget_state == "not_binding"
+    assert total.exit_shares == (0.0, 0.0, 1.0)
+
+
+def test_accuracy_is_that_of_the_labels(toy_pipeline: Path) -> None:
+    """Accuracy is right answers over labelled frames."""
+    pictures = toy_pictures(100, seed=3)
+    run, records = replay(toy_pipeline, {"a": ListSource(pictures)})
+    right = sum(r.prediction.index == r.frame.label for r in records)
+    assert run.total().accuracy == right / 100
+    unlabelled: dict[str, Source] = {"a": SyntheticSource(TOY_PREPROCESSING, frames=10)}
+    assert replay(toy_pipeline, unlabelled)[0].total().accuracy is None
+
+
+def test_agreement_is_with_the_full_network(toy_pipeline: Path) -> None:
+    """Agreement is the share of answers that the full network gives too; it costs no budget."""
+    pictures = toy_pictures(150, seed=4)
+    run, early = replay(toy_pipeline, {"a": ListSource(pictures)}, agreement=True)
+    _, full = replay(toy_pipeline, {"a": ListSource(pictures)}, budget=1.0)
+    same = sum(a.prediction.index == b.prediction.index for a, b in zip(early, full, strict=True))
+    assert run.total().agreement == same / 150
+    assert 0 < same < 150
+    plain, records = replay(toy_pipeline, {"a": ListSource(pictures)})
+    assert plain.total().agreement is None
+    assert records == early
+
+
+def test_answers_come_in_frame_order_without_gaps(toy_pipeline: Path) -> None:
+    """Per stream, seq and frame rise by one."""
+    _, records = replay(toy_pipeline, synthetic(4, 90))
+    for stream_id in ("s0", "s1", "s2", "s3"):
+        mine = [r for r in records if r.frame.stream_id == stream_id]
+        assert [r.seq for r in mine] == list(range(90))
+        assert [r.frame.index for r in mine] == list(range(90))
+
+
+def test_one_broken_source_does_not_stop_the_others(toy_pipeline: Path) -> None:
+    """A stream whose source fails is reported with its message; the rest is answered."""
+    broken = ListSource(toy_pictures(20), error=SourceError("cam: gone", reason="stream_broken"))
+    run, _ = replay(toy_pipeline, {"bad": broken, **synthetic(1, 60)})
+    reports = run.stream_reports()
+    assert reports["bad"].error == "stream bad: cam: gone"
+    assert reports["bad"].answered == 20
+    assert reports["s0"].error is None
+    assert run.total().answered == 80
+
+
+def test_empty_stream(toy_pipeline: Path) -> None:
+    """A source without a picture gives a report of nothing, not a division by zero."""
+    total = replay(toy_pipeline, {"a": ListSource([])}, agreement=True)[0].total()
+    assert (total.frames, total.mean_cost, total.worst_window_error) == (0, None, None)
+
+
+def test_live_source_is_refused(toy_pipeline: Path) -> None:
+    """A camera cannot be replayed."""
+    with pytest.raises(InputError, match="record it first"):
+        replay(toy_pipeline, {"cam": ListSource([], live=True)})
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_real_clips_hold_the_budget(data: Path, cifar_pipeline: Path, joined: bool) -> None:
+    """The shipped pipeline on two very different clips, side by side and as one stream."""
+    from streamexit.sources.joined import JoinedSource
+    from streamexit.sources.video import VideoSource
+
+    preprocessing = load_pipeline(cifar_pipeline).network.preprocessing
+    clips = {
+        name: VideoSource(str(data / "videos" / f"{name}.mp4"), preprocessing)
+        for name in ("car-detection", "bikes")
+    }
+    sources: dict[str, Source] = (
+        {"joined": JoinedSource(list(clips.values()))} if joined else {**clips}
+    )
+    run, _ = replay(cifar_pipeline, sources, budget=0.5)
+    assert run.total().frames == run.total().answered == 627
+    for report in run.stream_reports().values():
+        assert report.mean_cost is not None
+        assert report.mean_cost / report.full_cost == pytest.approx(0.5, rel=0.02)
+        assert report.worst_window_error is not None
+        assert report.worst_window_error < 0.05
