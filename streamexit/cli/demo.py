@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json as jsonlib
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,13 +31,12 @@ def demo(
     """Four streams with four budgets, an MQTT broker of its own, and a live table."""
     from streamexit.cli.app import complain, console, print_json
     from streamexit.cli.running import run_node, summary, summary_table
-    from streamexit.runtime import Node
 
     seconds = parse_duration(duration)
-    sources, said = _sources(clips or [])
+    sources, said = demo_sources(clips or [])
     if not json:
         console.print(said)
-    node = Node(_configuration(sources), on_problem=complain)
+    node = demo_node(sources, on_problem=complain)
     received: dict[str, int] = {}
     latest: dict[str, Any] = {}
     asyncio.run(
@@ -68,9 +68,11 @@ async def _subscribe(node: Node, received: dict[str, int], latest: dict[str, Any
         received[latest["stream"]] = received.get(latest["stream"], 0) + 1
 
 
-def _configuration(sources: list[str]) -> Any:
+def demo_node(sources: list[str], *, on_problem: Callable[[str], None]) -> Node:
+    """A node of four streams with four budgets."""
     from streamexit.config.schema import NodeConfiguration
     from streamexit.documents import Document
+    from streamexit.runtime import Node
 
     content = {
         "node": {"id": "demo"},
@@ -87,7 +89,8 @@ def _configuration(sources: list[str]) -> Any:
             for i, (source, fraction) in enumerate(zip(sources, BUDGETS, strict=True))
         ],
     }
-    return Document(Path("demo"), NodeConfiguration.model_validate(content), {})
+    document = Document(Path("demo"), NodeConfiguration.model_validate(content), {})
+    return Node(document, on_problem=on_problem)
 
 
 def _shipped_pipeline() -> Path:
@@ -97,7 +100,7 @@ def _shipped_pipeline() -> Path:
     return inside if inside.is_dir() else package.parent / "pipelines" / PIPELINE
 
 
-def _sources(clips: list[str]) -> tuple[list[str], str]:
+def demo_sources(clips: list[str]) -> tuple[list[str], str]:
     """Four sources, and a sentence on what they are."""
     if clips:
         four = [str(Path(clip).absolute()) if "://" not in clip else clip for clip in clips]

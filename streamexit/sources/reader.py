@@ -126,7 +126,7 @@ class Reader:
             log.error("stream %s: the source failed\n%s", self._stream_id, details)
             message = f"stream {self._stream_id}: {type(error).__name__}: {redact(str(error))}"
             return StreamState("error", "internal", message)
-        return StreamState("ended", "end_of_stream")
+        return StreamState("ended", "stopped" if self._stopping.is_set() else "end_of_stream")
 
     def _read_pictures(self) -> None:
         started = time.monotonic()

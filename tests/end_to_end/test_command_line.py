@@ -217,6 +217,7 @@ def test_interrupted_run_drains(config: Path, number: signal.Signals) -> None:
     stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 0, stderr
     for stream in json.loads(stdout)["streams"].values():
+        assert (stream["state"], stream["reason"]) == ("ended", "stopped")
         assert stream["answered"] > 0
         assert stream["frames"] == stream["answered"] + sum(stream["dropped"].values())
 
