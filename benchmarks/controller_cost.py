@@ -35,7 +35,7 @@ def frozen_exits(table: ThresholdTable, scores: Floats, budget: float) -> list[i
         middle = (low + high) / 2
         mean = costs[exits_taken(scores, np.asarray(table.at(middle)))].mean()
         low, high = (middle, high) if mean < budget else (low, middle)
-    return exits_taken(scores, np.asarray(table.at(low))).tolist()
+    return [int(k) for k in exits_taken(scores, np.asarray(table.at(low)))]
 
 
 def controlled_exits(table: ThresholdTable, scores: Floats, budget: float) -> list[int]:

@@ -28,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 120)  # a log is not cut at 80 columns
 stderr = Console(stderr=True, highlight=False)
 
 _debug = False

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Literal
+
+from rich.table import Table
 
 from streamexit.errors import InputError
 
@@ -30,10 +33,20 @@ def parse_duration(text: str) -> float:
     return float(match.group(1)) * _UNITS[match.group(2) or "s"]
 
 
-def stacked(shares: Sequence[float], *, width: int = 16) -> str:
+def stacked(shares: Sequence[float], *, width: int = 12) -> str:
     """Exit shares as one bar, a shade per exit, and as per cent: "███▓▓▒ 50 33 17%"."""
     ends = [round(sum(shares[: k + 1]) * width) for k in range(len(shares))]
     lengths = [end - start for start, end in zip([0, *ends], ends, strict=False)]
     bar = "".join(SHADES[k % len(SHADES)] * length for k, length in enumerate(lengths))
     numbers = " ".join(f"{100 * share:.0f}" for share in shares)
     return f"{bar:<{width}} {numbers}%"
+
+
+def plain_table(*columns: str) -> Table:
+    """A table without lines; a column whose name starts with ">" is flush right."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in columns:
+        right = name.startswith(">")
+        justify: Literal["right", "left"] = "right" if right else "left"
+        table.add_column(name.removeprefix(">"), justify=justify, no_wrap=True)
+    return table

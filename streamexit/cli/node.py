@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from streamexit.cli.formats import parse_duration
+from streamexit.cli.formats import parse_duration, plain_table
 from streamexit.cli.making import JsonOption
 
 ConfigArgument = Annotated[Path, typer.Argument(help="A configuration file (YAML).")]
@@ -26,7 +26,8 @@ def run(config: ConfigArgument, duration: DurationOption = None, json: JsonOptio
 
     seconds = parse_duration(duration) if duration else None
     node = Node(load_configuration(config), on_problem=complain)
-    asyncio.run(run_node(node, duration=seconds, live=not json and console.is_terminal))
+    live = not json and console.is_terminal
+    asyncio.run(run_node(node, duration=seconds, live=live, announce=not json and not live))
     if json:
         print_json(summary(node))
     else:
@@ -39,8 +40,6 @@ def run(config: ConfigArgument, duration: DurationOption = None, json: JsonOptio
 
 def check(config: ConfigArgument, json: JsonOption = False) -> None:
     """Validate a configuration and print what each stream would cost."""
-    from rich.table import Table
-
     from streamexit.cli.app import console, print_json
     from streamexit.config.load import load_configuration
     from streamexit.planning import plan_streams
@@ -61,17 +60,15 @@ def check(config: ConfigArgument, json: JsonOption = False) -> None:
         }
         print_json({"config": str(config), "streams": rows})
         return
-    table = Table(box=None, pad_edge=False)
-    for column in ("stream", "pipeline", "policy", "budget", "GFLOPs per frame", "reachable range"):
-        table.add_column(column)
+    table = plain_table("stream", "pipeline", "policy", "budget", "GFLOPs per frame", "reachable")
     for plan in plans:
         costs = plan.pipeline.costs
-        binding = "" if plan.fraction < 1 else " (not binding: never exits early)"
+        binding = "" if plan.fraction < 1 else ", not binding"
         table.add_row(
             plan.section.id,
             plan.pipeline.name,
             plan.policy.name,
-            f"{plan.fraction:.1%} of the full network{binding}",
+            f"{plan.fraction:.1%} of full{binding}",
             f"{min(plan.fraction, 1) * costs.full:.4f}",
             f"{costs.fractions[0]:.1%} .. 100%",
         )

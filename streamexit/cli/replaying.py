@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streamexit.cli.formats import stacked
+from streamexit.cli.formats import plain_table, stacked
 from streamexit.cli.making import DeviceOption, JsonOption
 
 if TYPE_CHECKING:
@@ -118,27 +118,24 @@ def _as_json(report: StreamReport) -> dict[str, Any]:
 
 
 def _show(streams: dict[str, StreamReport], total: StreamReport, seconds: float) -> None:
-    from rich.table import Table
-
     from streamexit.cli.app import console
 
-    table = Table(box=None, pad_edge=False)
-    for column in ("stream", "frames", "dropped", "cost", "worst window", "exit shares", "quality"):
-        table.add_column(
-            column, justify="left" if column in ("stream", "exit shares") else "right", no_wrap=True
-        )
     rows = [*streams.items(), ("all", total)] if len(streams) > 1 else list(streams.items())
-    for name, report in rows:
+    qualities = [_quality(report) for _, report in rows]
+    columns = ["stream", ">frames", ">dropped", ">cost", ">window", "exit shares"]
+    table = plain_table(*columns, *(["quality"] if any(qualities) else []))
+    for (name, report), quality in zip(rows, qualities, strict=True):
         table.add_row(
-            name,
+            name[:22],
             str(report.frames),
             str(sum(report.dropped.values())),
             f"{report.mean_cost / report.full_cost:.1%}" if report.mean_cost else "-",
             f"{report.worst_window_error:.1%}" if report.worst_window_error is not None else "-",
             stacked(report.exit_shares),
-            _quality(report),
+            *([quality] if any(qualities) else []),
         )
     console.print(table)
+    console.print("cost: mean per frame, of the full network; window: worst window off the budget")
     console.print(
         f"{total.answered} frames in {seconds:.1f} s, {total.answered / seconds:.0f} per s"
     )
@@ -150,4 +147,4 @@ def _quality(report: StreamReport) -> str:
         parts.append(f"{report.accuracy:.2%} right")
     if report.agreement is not None:
         parts.append(f"{report.agreement:.2%} as full")
-    return ", ".join(parts) or "-"
+    return ", ".join(parts)

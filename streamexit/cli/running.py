@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from streamexit.cli.formats import stacked
+from streamexit.cli.formats import plain_table, stacked
 
 if TYPE_CHECKING:
     from streamexit.runtime import Node
@@ -25,6 +24,7 @@ async def run_node(
     *,
     duration: float | None,
     live: bool,
+    announce: bool = False,
     beside: Coroutine[Any, Any, None] | None = None,
     received: dict[str, int] | None = None,
 ) -> None:
@@ -34,9 +34,12 @@ async def run_node(
         node: Not yet started.
         duration: In seconds; None runs until the recordings end.
         live: Show the table.
+        announce: Say on stderr where results go, once it runs.
         beside: Runs once the node has started, and is ended with it.
         received: Results that a subscriber counted, per stream, for the table.
     """
+    from streamexit.cli.app import stderr
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, _stop_once, loop, node, number)
@@ -45,6 +48,8 @@ async def run_node(
     def ready() -> None:
         if beside is not None:
             started.append(asyncio.create_task(beside))
+        if announce:
+            stderr.print(_headline(node))
         if live:
             started.append(asyncio.create_task(_show(node, received)))
 
@@ -74,13 +79,8 @@ async def _show(node: Node, received: dict[str, int] | None) -> None:
 
 def live_table(node: Node, received: dict[str, int] | None = None) -> RenderableType:
     """What every stream is doing now."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("stream", "state", "fps", "exit shares (window)", "cost", "budget", "answer"):
-        table.add_column(
-            column, justify="right" if column in ("fps", "cost") else "left", no_wrap=True
-        )
-    if received is not None:
-        table.add_column("received", justify="right")
+    columns = ["stream", "state", ">fps", "exit shares (window)", ">cost", "budget", "answer"]
+    table = plain_table(*columns, *([">received"] if received is not None else []))
     budgets = node.budgets
     for name, stream in node.streams.items():
         status = budgets.get(name)
@@ -95,20 +95,21 @@ def live_table(node: Node, received: dict[str, int] | None = None) -> Renderable
             stream.last_label,
         ]
         table.add_row(*row, *([str(received.get(name, 0))] if received is not None else []))
+    return Group(Text(_headline(node)), table)
+
+
+def _headline(node: Node) -> str:
     where = f"node {node.topics.node} on {node.device}"
-    broker = f", results on {node.broker!r} under {node.topics.root}/" if node.broker else ""
-    return Group(Text(where + broker), table)
+    return where + (
+        f", results on {node.broker!r} under {node.topics.root}/" if node.broker else ""
+    )
 
 
 def summary_table(node: Node, received: dict[str, int] | None = None) -> RenderableType:
     """What every stream did."""
-    table = Table(box=None, pad_edge=False, title="Summary", title_justify="left")
-    for column in ("stream", "frames", "answered", "dropped", "mean cost", "budget", "exit shares"):
-        table.add_column(
-            column, justify="left" if column in ("stream", "exit shares") else "right", no_wrap=True
-        )
-    if received is not None:
-        table.add_column("received", justify="right")
+    columns = ["stream", ">frames", ">answered", ">dropped", ">cost", ">budget", "exit shares"]
+    table = plain_table(*columns, *([">received"] if received is not None else []))
+    table.title, table.title_justify = "Summary", "left"
     for name, report in summary(node)["streams"].items():
         row = [
             name,

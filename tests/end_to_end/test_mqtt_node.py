@@ -209,6 +209,26 @@ def test_watch_prints_results(
     assert all("exit " in line and "gflops" in line for line in lines)
 
 
+def test_sample_subscriber(
+    mosquitto: Mosquitto, toy_pipeline: Path, make_clip: MakeClip, tmp_path: Path
+) -> None:
+    """The ten lines that the README points to print a stream, a label and an exit."""
+    clip = make_clip("sampled.mp4", frames=50)
+    node = start(write_config(tmp_path, mosquitto, toy_pipeline, clip, "loop: true"))
+    script = [sys.executable, str(ROOT / "samples" / "subscriber.py")]
+    subscriber = subprocess.Popen(
+        [*script, "127.0.0.1", str(mosquitto.port)], stdout=subprocess.PIPE, text=True
+    )
+    assert subscriber.stdout
+    words = subscriber.stdout.readline().split()
+    for process in (subscriber, node):
+        process.terminate()
+        process.communicate(timeout=TIME_LIMIT)
+    assert words[0] in ("a", "b")
+    assert words[1] in ("ant", "bee", "cat", "dog")
+    assert words[2] in ("1", "2", "3")
+
+
 def test_watch_without_broker() -> None:
     """No broker: one line, exit code 1."""
     done = subprocess.run(
