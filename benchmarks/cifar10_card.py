@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -49,6 +50,8 @@ def card(pipeline: Path, reports: dict[str, dict[float, dict[str, Any]]]) -> str
     loaded = load_pipeline(pipeline)
     training = json.loads((pipeline / "training.json").read_text(encoding="utf-8"))
     recipe = training["recipe"]
+    best = max(training["test_accuracy_per_exit"])
+    interval = 1.96 * math.sqrt(best * (1 - best) / training["test_pictures"])
     lines = [
         f"# {loaded.name}",
         "",
@@ -93,8 +96,8 @@ def card(pipeline: Path, reports: dict[str, dict[float, dict[str, Any]]]) -> str
             )
     lines += [
         "",
-        "Made by `python -m benchmarks.cifar10_card " + pipeline.as_posix() + "`. "
-        "A 95% interval of a top-1 figure here is about +-0.55 points.",
+        f"Made by `python -m benchmarks.cifar10_card {pipeline.as_posix()}`. The 95% interval of a "
+        f"top-1 figure is about +-{100 * interval:.1f} points.",
         "",
         "## Data",
         "",

@@ -84,7 +84,7 @@ class BudgetController:
 
     With D_max = 0.018 W B that is 3.6% of the budget plus two frames' worth. The constants are a
     compromise: a tighter limit holds windows closer and moves the thresholds more, which costs
-    accuracy (on CIFAR-10 at half of the compute about 0.4 points against frozen thresholds).
+    accuracy (docs/budgets.md has the figures).
 
     **Delay.** A frame's cost is only known when it leaves, which may be many frames later when
     late stages wait for full batches. So the cost is booked when it is decided: a frame that stays

@@ -88,7 +88,7 @@ class EENetFit:
         fractions: Sequence[float],
         *,
         seed: int = 0,
-        rounds: int = 10,
+        rounds: int = 30,
         steps: int = 30,
         learning_rate: float = 0.02,
     ) -> None:
