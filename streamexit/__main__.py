@@ -5,7 +5,7 @@ from __future__ import annotations
 
 def main() -> None:
     """Run the command line."""
-    from streamexit.cli.app import app
+    from streamexit.cli.commands import app
 
     app()
 

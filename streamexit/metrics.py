@@ -42,5 +42,6 @@ class StreamCounters:
 
     @property
     def in_flight(self) -> int:
-        """Frames between source and answer."""
-        return self.frames - self.answered - self.dropped.total()
+        """Frames between source and answer; never too few, while another thread is counting."""
+        gone = self.dropped.total() + self.answered  # before `frames`, which is counted first
+        return self.frames - gone

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import ROUND_UP, Decimal
 
+from streamexit.backends.torch_backend import pick_device
 from streamexit.config.schema import NodeConfiguration, StreamSection
 from streamexit.documents import Document
 from streamexit.errors import ConfigurationError, PipelineError, SourceError
@@ -41,6 +42,10 @@ def plan_streams(document: Document[NodeConfiguration]) -> list[PlannedStream]:
         ConfigurationError: Names file, line, key path, value and remedy.
     """
     base = document.path.parent
+    try:
+        pick_device(document.value.engine.device)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{document.where('engine', 'device')}: {error}") from error
     pipelines: dict[str, Pipeline] = {}
     for name, folder in document.value.pipelines.items():
         try:

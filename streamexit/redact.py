@@ -7,6 +7,9 @@ import re
 _CREDENTIALS = re.compile(r"(?<=://)\S*@")  # to the last @: a password may hold / and @ itself
 
 
+_QUERY = re.compile(r"(?i)([?&](?:user|usr|login|pass|pwd|auth|token|key|secret)[^=&\s]*=)[^&\s]*")
+
+
 def redact(text: str) -> str:
-    """`text` with user and password of any URL replaced by ***."""
-    return _CREDENTIALS.sub("***@", text)
+    """`text` with user and password of any URL, also among its query values, replaced by ***."""
+    return _QUERY.sub(r"\1***", _CREDENTIALS.sub("***@", text))

@@ -34,6 +34,7 @@ MAX_WAIT_SECONDS = 2.0
 """Virtual. Latency does not matter in a replay, so batches may take their time to fill."""
 
 BUFFER_FRAMES = 64
+JOIN_SECONDS = 0.5
 
 
 @dataclass(slots=True)
@@ -90,6 +91,10 @@ class Replay:
         agreement: Also run every frame to the last exit, outside the budget, and compare.
         on_record: Called with each answer, in frame order per stream.
 
+    Attributes:
+        seconds: That `run` took.
+        interrupted: Whether it was stopped.
+
     Raises:
         InputError: A live source.
     """
@@ -119,33 +124,47 @@ class Replay:
         backend = TorchBackend(
             pipeline.network, self._task, policy.scorer, device=device, max_batch=max_batch
         )
-        self._engine = Engine(self._record)
-        self._full_engine = Engine(self._compare) if agreement else None
+        self._now = 0.0
+        self._engine = Engine(self._record, clock=lambda: self._now)
+        self._full_engine = Engine(self._compare, clock=lambda: self._now) if agreement else None
+        self.interrupted = False
         self._lane = PipelineLane(backend, self._task, pipeline.costs, max_wait=MAX_WAIT_SECONDS)
         self._full = PipelineLane(backend, self._task, pipeline.costs, max_wait=MAX_WAIT_SECONDS)
         self._streams = {name: self._stream(name, source) for name, source in sources.items()}
         self.seconds = 0.0
 
     def run(self) -> None:
-        """Play everything to its end."""
+        """Play everything to its end, or until `stop`; what was taken in is answered."""
         started = time.perf_counter()
         for stream in self._streams.values():
             stream.reader.start()
-        now = 0.0
         try:
-            for stream, frame in _merged(list(self._streams.values())):
-                now = max(now, frame.info.pts_seconds)
-                self._advance(now)
-                self._engine.admit(stream.lane, frame, now)
-                if self._full_engine and stream.full_lane:
-                    self._full_engine.admit(stream.full_lane, frame, now)
-            self._advance(now, flush=True)
-            self._engine.check_integrity()
+            self._play()
         finally:
-            for stream in self._streams.values():
-                stream.reader.stop()
-                stream.buffer.close()
-            self.seconds = time.perf_counter() - started
+            self._close_sources()
+        for stream in self._streams.values():
+            stream.reader.join(JOIN_SECONDS)
+        self._advance(flush=True)
+        self._engine.check_integrity()
+        self.seconds = time.perf_counter() - started
+
+    def stop(self) -> None:
+        """End `run` soon. May be called from a signal handler."""
+        self.interrupted = True
+        self._close_sources()
+
+    def _close_sources(self) -> None:
+        for stream in self._streams.values():
+            stream.reader.stop()
+            stream.buffer.close()
+
+    def _play(self) -> None:
+        for stream, frame in _merged(list(self._streams.values())):
+            self._now = max(self._now, frame.info.pts_seconds)
+            self._advance()
+            self._engine.admit(stream.lane, frame)
+            if self._full_engine and stream.full_lane:
+                self._full_engine.admit(stream.full_lane, frame)
 
     def stream_reports(self) -> dict[str, StreamReport]:
         """Per stream."""
@@ -155,9 +174,9 @@ class Replay:
         """All streams together; the worst window is the worst of any stream."""
         return self._report(list(self._streams.values()))
 
-    def _advance(self, now: float, *, flush: bool = False) -> None:
+    def _advance(self, *, flush: bool = False) -> None:
         for engine in (self._engine, self._full_engine):
-            while engine is not None and engine.step(now, flush=flush):
+            while engine is not None and engine.step(flush=flush):
                 pass
 
     def _stream(self, name: str, source: Source) -> _Stream:

@@ -39,7 +39,11 @@ from streamexit.wire.topics import Topics
 
 OUTBOX_RESULTS = 4000
 TICK_SECONDS = 0.5
-DRAIN_SECONDS = 1.0
+PATIENCE_SECONDS = 2.0
+"""How long the streams wait for the broker at the start."""
+
+SHUT_DOWN_SECONDS = 1.8
+"""From the wish to stop to the end, whatever hangs."""
 
 
 class Node:
@@ -67,7 +71,8 @@ class Node:
         self._started_at = time.time()
         self._failure: BaseException | None = None
         self._stopping = False
-        self._engine = Engine(self._deliver)
+        self._said: dict[str, str] = {}
+        self._engine = Engine(self._deliver, clock=time.monotonic)
         self.streams: dict[str, AttachedStream] = {}
         self._feeds: list[Feed] = []
         self._worker = EngineWorker(
@@ -85,7 +90,7 @@ class Node:
     @property
     def budgets(self) -> dict[str, BudgetStatus]:
         """Latest budget status per stream."""
-        return self._worker.snapshot
+        return self._worker.snapshot.budgets
 
     async def run(
         self, *, duration: float | None = None, ready: Callable[[], None] = lambda: None
@@ -108,11 +113,11 @@ class Node:
             pump = self._task(self._pump(), "pump")
             ticker: asyncio.Task[None] | None = None
             try:
+                await self._first_attempt_to_connect()
+                ticker = self._task(self._tick_for_ever(), "ticker")
+                self._start()
+                ready()
                 async with asyncio.timeout(duration):
-                    await self._first_attempt_to_connect()
-                    ticker = self._task(self._tick_for_ever(), "ticker")
-                    self._start()
-                    ready()
                     await self._finished.wait()
             except TimeoutError:
                 pass
@@ -224,14 +229,14 @@ class Node:
         return task
 
     async def _first_attempt_to_connect(self) -> None:
-        """So that the first results find a broker, if there is one."""
+        """So that the first results find a broker, if there is one that answers soon."""
         if self.session is None:
             return
         waits = [
             asyncio.create_task(event.wait()) for event in (self.session.attempted, self._finished)
         ]
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
@@ -242,26 +247,28 @@ class Node:
         pump: asyncio.Task[None],
         session: asyncio.Task[None] | None,
     ) -> None:
-        """Sources first, then engine, then what it answered, then the broker; within two seconds."""
+        """Sources first, then engine, then what it answered, then the broker; against one deadline."""
+        deadline = time.monotonic() + SHUT_DOWN_SECONDS
         for stream in self.streams.values():
             stream.reader.stop()
             stream.buffer.close()
         self._worker.stop()
-        await asyncio.to_thread(self._worker.join, DRAIN_SECONDS)
-        await asyncio.to_thread(self._join_readers, time.monotonic() + DRAIN_SECONDS / 4)
-        await _end(ticker)
+        await asyncio.to_thread(self._worker.join, SHUT_DOWN_SECONDS / 2)
+        await asyncio.to_thread(self._join_readers, time.monotonic() + SHUT_DOWN_SECONDS / 8)
+        await _end(ticker, deadline)
         self._stopping = True
         self._pump_wanted.set()
-        await asyncio.wait([pump], timeout=DRAIN_SECONDS / 2)
-        await _end(pump)
-        await self._publish_state(time.time())
+        await asyncio.wait([pump], timeout=(deadline - time.monotonic()) / 2)
+        await _end(pump, deadline)
         if self.session:
-            await self._wait_for_confirmations(self.session)
-        await _end(session)
+            self.session.clean_end = self._failure is None
+            await self._say_last_words(self.session, deadline - 0.3)
+        await _end(session, deadline)
 
-    async def _wait_for_confirmations(self, session: MqttSession) -> None:
+    async def _say_last_words(self, session: MqttSession, deadline: float) -> None:
         try:
-            async with asyncio.timeout(DRAIN_SECONDS / 2):
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                await self._publish_state(time.time())
                 await session.drained()
         except TimeoutError:
             self._on_problem("the broker did not take the last results in time; they are counted")
@@ -318,7 +325,7 @@ class Node:
             if self.session and now >= stats_due:
                 stats_due = now + self._configuration.stats_every_s
                 await self.session.publish_passing(self.topics.stats, self._stats(now).encode())
-            if self._worker.idle and all(s.finished for s in self.streams.values()):
+            if self._worker.snapshot.idle and all(s.finished for s in self.streams.values()):
                 self._finished.set()
             await asyncio.sleep(TICK_SECONDS)
 
@@ -339,8 +346,9 @@ class Node:
 
     def _change_state(self, stream_id: str, state: StreamState) -> None:
         self.streams[stream_id].change_state(state, time.time())
-        if state.message:
+        if state.message and state.message != self._said.get(stream_id):
             self._on_problem(state.message)
+        self._said[stream_id] = state.message or self._said.get(stream_id, "")
 
     def _info(self) -> Info:
         return Info(
@@ -358,7 +366,8 @@ class Node:
         counters = [stream.counters for stream in self.streams.values()]
         dropped: Counter[str] = Counter()
         for one in counters:
-            dropped.update(one.dropped)
+            for reason, count in list(one.dropped.items()):  # decode threads go on counting
+                dropped[reason] += count
         return Stats(
             node=self.topics.node,
             boot_id=self.boot_id,
@@ -367,7 +376,7 @@ class Node:
             frames=sum(c.frames for c in counters),
             answered=sum(c.answered for c in counters),
             dropped=dict(dropped),
-            rows_waiting=self._engine.load,
+            rows_waiting=self._worker.snapshot.rows_waiting,
             outbox_length=self._outbox.statistics().length,
             results_lost=self.results_lost(),
         )
@@ -387,8 +396,8 @@ class Node:
             self._loop.call_soon_threadsafe(callback, *args)
 
 
-async def _end(task: asyncio.Task[None] | None) -> None:
-    if task is None:
-        return
-    task.cancel()
-    await asyncio.wait([task], timeout=DRAIN_SECONDS)
+async def _end(task: asyncio.Task[None] | None, deadline: float) -> None:
+    """Cancel a task and wait for its end, but not for ever."""
+    if task is not None:
+        task.cancel()
+        await asyncio.wait([task], timeout=max(0.1, deadline - time.monotonic()))

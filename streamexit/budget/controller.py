@@ -74,15 +74,18 @@ class BudgetController:
     large debts are paid back at once. The trim, a slow integral of f, takes over whatever offset
     unfamiliar content needs, so that the debt returns to zero instead of resting at the offset.
 
-    **Bound.** The trim keeps B + trim inside [u_lo, u_hi]. If D >= D_max then f(D) > range, so
-    u < u_lo and the next frame costs c_1 <= B: D does not grow. If D <= -D_max the next costs
-    c_K >= B: D does not shrink. One frame moves D by less than c_K - c_1. Hence |D| stays below
-    D_max + (c_K - c_1), and since the sum of c - B over any frames is a difference of two debts,
-    for ANY content and ANY W consecutive frames
+    **Bound**, for frames that are decided one after the other. The trim keeps B + trim inside
+    [u_lo, u_hi]. If D >= D_max when a frame comes, f(D) > range, so u < u_lo and it leaves at the
+    first exit at c_1 <= B: D does not grow. If D <= -D_max, u > u_hi and it stays at the first
+    exit; what it is booked there may lift D above -D_max and let it leave at a later exit, which
+    takes back less than c_K - c_1 from there; else it goes all the way and D does not shrink. From
+    anywhere between, one frame moves D by less than c_K - c_1. Hence |D| stays below D_max + (c_K - c_1), and since the sum of c - B over any
+    frames is a difference of two debts, for ANY content and ANY W consecutive frames
 
         | mean - B | <= 2 (D_max + c_K - c_1) / W.
 
-    With D_max = 0.018 W B that is 3.6% of the budget plus two frames' worth. The constants are a
+    D_max = max(1, 0.018 W B), in full frames; while the second is the larger (W B > 56), the bound
+    is 3.6% of the budget plus two frames' worth. The constants are a
     compromise: a tighter limit holds windows closer and moves the thresholds more, which costs
     accuracy (docs/budgets.md has the figures).
 

@@ -66,6 +66,7 @@ def train_pipeline(
     dataset, root = recipe.data.dataset, data or Path(recipe.data.root)
     size = recipe.data.calibration_size
     pictures = load_part(dataset, root, "train", calibration_size=size)
+    test = load_part(dataset, root, "test", calibration_size=size)
     build_task(recipe.task, pictures.classes)
     check_classes(network, len(pictures.classes))
     _check_size(document.where("preprocessing"), preprocessing, pictures)
@@ -73,7 +74,6 @@ def train_pipeline(
     Trainer(
         network, pictures, recipe, device=target, checkpoint=folder / CHECKPOINT, on_epoch=on_epoch
     ).run()
-    test = load_part(dataset, root, "test", calibration_size=size)
     save_pipeline(
         folder,
         name=recipe.name,
@@ -101,7 +101,7 @@ def fit_policies(
     folder: Path,
     *,
     names: Sequence[str] | None,
-    default: str,
+    default: str | None,
     data: Path | None,
     device: str,
     seed: int,
@@ -116,8 +116,9 @@ def fit_policies(
     """
     pipeline = load_pipeline(folder)
     wanted = list(names or POLICIES)
-    if default not in {*wanted, *pipeline.policies}:
-        raise PipelineError(f"default: {default!r} is not fitted; fitted would be {wanted}")
+    chosen = default or pipeline.default_policy or wanted[0]
+    if chosen not in {*wanted, *pipeline.policies}:
+        raise PipelineError(f"default: {chosen!r} is not fitted; fitted would be {wanted}")
     spec = pipeline.calibration
     if spec is None:
         raise PipelineError(f"{folder}: pipeline.yaml names no calibration data")
@@ -142,7 +143,7 @@ def fit_policies(
         save_policy(policy, file)
         files[name] = file
         report[name] = {"file": str(file), "table_rows": len(policy.table.budgets)}
-    register_policies(folder, files, default=default)
+    register_policies(folder, files, default=chosen)
     return report
 
 

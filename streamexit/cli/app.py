@@ -55,7 +55,7 @@ def _common(
         stream=sys.stderr,
     )
     if not debug:
-        for chatty in ("aiomqtt", "mqtt", "amqtt", "transitions"):
+        for chatty in ("asyncio", "aiomqtt", "mqtt", "amqtt", "transitions"):
             logging.getLogger(chatty).setLevel(logging.CRITICAL)
 
 
@@ -86,18 +86,3 @@ def complain(message: str) -> None:
 def print_json(document: dict[str, Any]) -> None:
     """The one JSON document that --json promises on stdout."""
     typer.echo(json.dumps(document, indent=2, allow_nan=False))
-
-
-def _register_commands() -> None:
-    from streamexit.cli import demo, making, node, replaying, watching
-
-    app.command()(reporting_errors(demo.demo))
-    app.command()(reporting_errors(node.run))
-    app.command()(reporting_errors(node.check))
-    app.command()(reporting_errors(replaying.replay))
-    app.command()(reporting_errors(watching.watch))
-    app.command()(reporting_errors(making.train))
-    app.command()(reporting_errors(making.fit))
-
-
-_register_commands()

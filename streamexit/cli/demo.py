@@ -13,6 +13,7 @@ import typer
 
 from streamexit.cli.formats import parse_duration
 from streamexit.cli.making import JsonOption
+from streamexit.errors import InputError
 
 if TYPE_CHECKING:
     from streamexit.runtime import Node
@@ -29,7 +30,7 @@ def demo(
     json: JsonOption = False,
 ) -> None:
     """Four streams with four budgets, an MQTT broker of its own, and a live table."""
-    from streamexit.cli.app import complain, console, print_json
+    from streamexit.cli.app import EXIT_BAD_INPUT, complain, console, print_json
     from streamexit.cli.running import run_node, summary, summary_table
 
     seconds = parse_duration(duration)
@@ -50,10 +51,13 @@ def demo(
     )
     if json:
         print_json({**summary(node), "sources": said, "received": received})
-        return
-    console.print(summary_table(node, received))
-    console.print("One of the results, as a subscriber got it:")
-    console.print_json(data=latest)
+    else:
+        console.print(summary_table(node, received))
+    if latest and not json:
+        console.print("One of the results, as a subscriber got it:")
+        console.print_json(data=latest)
+    if any(stream.state.state == "error" for stream in node.streams.values()):
+        raise typer.Exit(EXIT_BAD_INPUT)
 
 
 async def _subscribe(node: Node, received: dict[str, int], latest: dict[str, Any]) -> None:
@@ -62,7 +66,7 @@ async def _subscribe(node: Node, received: dict[str, int], latest: dict[str, Any
 
     assert node.broker
     topic = node.topics.stream("+", "result")
-    async for _, payload, _ in subscribe(node.broker, topic, protocol_v5=False):
+    async for _, payload, _ in subscribe(node.broker, topic):
         latest.clear()
         latest.update(jsonlib.loads(payload))
         received[latest["stream"]] = received.get(latest["stream"], 0) + 1
@@ -84,7 +88,7 @@ def demo_node(sources: list[str], *, on_problem: Callable[[str], None]) -> Node:
                 "source": source,
                 "pipeline": PIPELINE,
                 "budget": {"fraction": fraction},
-                "loop": True,
+                "loop": "://" not in source,
             }
             for i, (source, fraction) in enumerate(zip(sources, BUDGETS, strict=True))
         ],
@@ -102,6 +106,8 @@ def _shipped_pipeline() -> Path:
 
 def demo_sources(clips: list[str]) -> tuple[list[str], str]:
     """Four sources, and a sentence on what they are."""
+    if len(clips) > len(BUDGETS):
+        raise InputError(f"clips: {len(clips)} are given; the demo shows up to {len(BUDGETS)}")
     if clips:
         four = [str(Path(clip).absolute()) if "://" not in clip else clip for clip in clips]
         return _four(four), f"Streams: {', '.join(clips)}"

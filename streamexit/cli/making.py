@@ -48,8 +48,11 @@ def fit(
         list[str] | None, typer.Option(help="Fit this policy only; may be given several times.")
     ] = None,
     default: Annotated[
-        str, typer.Option(help="The policy that streams use unless told.")
-    ] = "eenet",
+        str | None,
+        typer.Option(
+            help="The policy that streams use unless told; else it stays, or is the first."
+        ),
+    ] = None,
     data: DataOption = None,
     device: DeviceOption = "auto",
     seed: int = 0,

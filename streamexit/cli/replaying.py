@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +14,7 @@ from streamexit.cli.formats import plain_table, stacked
 from streamexit.cli.making import DeviceOption, JsonOption
 
 if TYPE_CHECKING:
-    from streamexit.replay import StreamReport
+    from streamexit.replay import Replay, StreamReport
 
 
 def replay(
@@ -31,7 +33,7 @@ def replay(
 ) -> None:
     """Replay recordings deterministically: the same input gives the same results, byte for byte."""
     from streamexit.backends.torch_backend import pick_device
-    from streamexit.cli.app import EXIT_BAD_INPUT, complain, print_json
+    from streamexit.cli.app import print_json
     from streamexit.exits import Budget, ExitRecord
     from streamexit.models.pipeline import load_pipeline
     from streamexit.replay import Replay
@@ -48,20 +50,19 @@ def replay(
         open_source(text, preprocessing=loaded.network.preprocessing, labels=loaded.labels)
         for text in sources
     ]
-    named: dict[str, Source] = dict(zip(stream_ids(sources), opened, strict=True))
-    if join:
-        named = {"joined": JoinedSource(opened)}
+    joined: list[Source] = [JoinedSource(opened)] if join else opened
+    ids = ["joined"] if join else stream_ids(sources)
     encode = ResultEncoder(
         node="replay", boot_id="replay", pipeline=loaded.name, num_exits=len(loaded.costs.per_exit)
     )
-    sink = JsonlSink(out) if out else None
+    sink: JsonlSink | None = None
 
     def on_record(record: ExitRecord) -> None:
-        if sink:
+        if sink is not None:
             sink.write(encode(record, record.answered_at))
 
     run = Replay(
-        named,
+        dict(zip(ids, joined, strict=True)),
         pipeline=loaded,
         policy=load_policy(loaded.policy_file(policy), loaded.costs.fractions),
         budget=amount,
@@ -70,21 +71,29 @@ def replay(
         agreement=agreement,
         on_record=on_record,
     )
-    try:
+    sink = JsonlSink(out) if out else None  # only now: a mistake above must not empty an old file
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: run.stop())
+    with contextlib.closing(sink) if sink else contextlib.nullcontext():
         run.run()
-    finally:
-        if sink:
-            sink.close()
     total, streams = run.total(), run.stream_reports()
     if json:
-        streams_json = {name: _as_json(report) for name, report in streams.items()}
-        rate = total.answered / run.seconds
-        print_json({**_as_json(total), "frames_per_second": rate, "streams": streams_json})
+        streams_json = {name: _as_json(report, run.seconds) for name, report in streams.items()}
+        print_json({**_as_json(total, run.seconds), "streams": streams_json})
     else:
         _show(streams, total, run.seconds)
+    _exit(run, streams)
+
+
+def _exit(run: Replay, streams: dict[str, StreamReport]) -> None:
+    """Name what broke, and end with the code that says so."""
+    from streamexit.cli.app import EXIT_BAD_INPUT, EXIT_INTERRUPTED, complain
+
     broken = [report.error for report in streams.values() if report.error]
     for message in broken:
         complain(message)
+    if run.interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
     if broken:
         raise typer.Exit(EXIT_BAD_INPUT)
 
@@ -95,12 +104,12 @@ def stream_ids(sources: list[str]) -> list[str]:
     for text in sources:
         stem = Path(text.partition("?")[0]).stem or text
         name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:56] or "stream"
-        taken = sum(1 for other in ids if re.fullmatch(rf"{re.escape(name)}(-\d+)?", other))
-        ids.append(f"{name}-{taken + 1}" if taken else name)
+        candidates = (name, *(f"{name}-{n}" for n in range(2, len(sources) + 2)))
+        ids.append(next(c for c in candidates if c not in ids))
     return ids
 
 
-def _as_json(report: StreamReport) -> dict[str, Any]:
+def _as_json(report: StreamReport, seconds: float) -> dict[str, Any]:
     mean = report.mean_cost
     cost = {"value": mean, "unit": "gflops", "fraction": mean / report.full_cost} if mean else None
     return {
@@ -112,6 +121,7 @@ def _as_json(report: StreamReport) -> dict[str, Any]:
         "exit_shares": list(report.exit_shares),
         "accuracy": report.accuracy,
         "agreement": report.agreement,
+        "frames_per_second": report.answered / seconds,
         "budget_state": report.budget_state,
         "error": report.error,
     }

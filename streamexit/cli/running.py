@@ -56,11 +56,20 @@ async def run_node(
     try:
         await node.run(duration=duration, ready=ready)
     finally:
-        for task in started:
-            task.cancel()
-        await asyncio.gather(*started, return_exceptions=True)
+        await _end(started)
         if beside is not None and not started:
             beside.close()
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel what ran beside the node; an error of its own is said."""
+    from streamexit.cli.app import complain
+
+    for task in tasks:
+        task.cancel()
+    for ended in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(ended, Exception):
+            complain(str(ended))
 
 
 def _stop_once(loop: asyncio.AbstractEventLoop, node: Node, number: signal.Signals) -> None:

@@ -10,6 +10,9 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
+
+from streamexit.wire.messages import Result
 
 DEFAULT_TOPIC = "streamexit/+/stream/+/result"
 
@@ -82,13 +85,15 @@ def _decode(payload: bytes) -> Any:
 
 
 def _readable(topic: str, content: Any) -> str:
-    if isinstance(content, dict) and str(content.get("schema", "")).startswith("streamexit.result"):
-        answer = content["answer"]
+    try:
+        result = Result.model_validate(content)
+    except ValidationError:
+        result = None  # another message of ours, or somebody else's
+    if result is not None:
         return (
-            f"{content['captured_at']}  {content['stream']:<20} #{content['seq']:<6} "
-            f"exit {content['exit']}/{content['exits']}  "
-            f"{content['cost']['value']:.4f} {content['cost']['unit']}  "
-            f"{answer['label']} {answer['probability']:.0%}"
+            f"{result.captured_at}  {result.stream:<20} #{result.seq:<6} "
+            f"exit {result.exit}/{result.exits}  {result.cost.value:.4f} {result.cost.unit}  "
+            f"{result.answer.label} {result.answer.probability:.0%}"
         )
     text = jsonlib.dumps(content) if not isinstance(content, str) else content
     return f"{topic}  {text}"

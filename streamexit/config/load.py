@@ -29,10 +29,16 @@ def load_configuration(path: Path) -> Document[NodeConfiguration]:
                 f"{document.where('streams', i, 'pipeline')}: {stream.pipeline!r} is not under "
                 f"pipelines; {did_you_mean(stream.pipeline, document.value.pipelines)}"
             )
-        source = path.parent / stream.source
-        if ":" not in stream.source and not source.exists():
+        kind, _, rest = stream.source.partition(":")
+        source = path.parent / (rest if kind == "images" else stream.source)
+        if not _is_elsewhere(stream.source) and not source.exists():
             raise ConfigurationError(
                 f"{document.where('streams', i, 'source')}: {stream.source!r}: no such file "
                 f"({source}); paths are relative to the configuration file"
             )
     return document
+
+
+def _is_elsewhere(source: str) -> bool:
+    """Whether a source is not a path of this machine."""
+    return source.startswith("synthetic:") or "://" in source

@@ -1,4 +1,4 @@
-"""The engine: frames in, exit records out. Knows no thread and no clock; its caller has both."""
+"""The engine: frames in, exit records out. Knows no thread, and no clock but the one it is given."""
 
 from __future__ import annotations
 
@@ -95,10 +95,14 @@ class Engine:
 
     Args:
         deliver: Called with each answer, on the engine's thread.
+        clock: Seconds that never go back: of this machine in a node, virtual in a replay.
     """
 
-    def __init__(self, deliver: Callable[[ExitRecord], None]) -> None:
+    def __init__(
+        self, deliver: Callable[[ExitRecord], None], *, clock: Callable[[], float]
+    ) -> None:
         self._deliver = deliver
+        self._clock = clock
         self._lanes: list[PipelineLane] = []
         self._streams: list[StreamLane] = []
 
@@ -116,26 +120,27 @@ class Engine:
         self._streams.append(lane)
         return lane
 
-    def admit(self, stream: StreamLane, frame: Frame, now: float) -> None:
+    def admit(self, stream: StreamLane, frame: Frame) -> None:
         """Take a frame in; its picture belongs to the network from here."""
+        now = self._clock()
         row = Row(frame.info, stream, stream.next_seq, now, frame.image)
         stream.next_seq += 1
         stream.open_rows.append(row)
         stream.pipeline.batcher.add(0, row, now)
 
-    def step(self, now: float, *, flush: bool = False) -> bool:
+    def step(self, *, flush: bool = False) -> bool:
         """Run one due batch per pipeline; False when nothing was due and nothing is in flight."""
         worked = False
         for lane in self._lanes:
             while len(lane.in_flight) < lane.backend.depth:
-                batch = lane.batcher.next_batch(now, flush=flush)
+                batch = lane.batcher.next_batch(self._clock(), flush=flush)
                 if batch is None:
                     break
                 lane.in_flight.append((batch, lane.submit(batch)))
             if lane.in_flight:
                 worked = True
                 batch, pending = lane.in_flight.popleft()
-                self._decide(lane, batch, pending.result(), now)
+                self._decide(lane, batch, pending.result())
         return worked
 
     def next_due(self) -> float | None:
@@ -166,9 +171,8 @@ class Engine:
                     f"{len(stream.open_rows)} frames are open"
                 )
 
-    def _decide(
-        self, lane: PipelineLane, batch: Batch[Row], result: StageResult, now: float
-    ) -> None:
+    def _decide(self, lane: PipelineLane, batch: Batch[Row], result: StageResult) -> None:
+        now = self._clock()
         if len(result.scores) != len(batch.rows):
             raise EngineError(f"{len(batch.rows)} rows went in, {len(result.scores)} came out")
         for i, row in enumerate(batch.rows):

@@ -25,6 +25,21 @@ class Feed:
     buffer: FrameBuffer
 
 
+@dataclass(frozen=True, slots=True)
+class EngineSnapshot:
+    """What other threads may know of the engine; made on its thread, a few times a second.
+
+    Attributes:
+        budgets: Per stream.
+        rows_waiting: Frames inside the engine.
+        idle: Whether every stream has ended and every frame is answered.
+    """
+
+    budgets: dict[str, BudgetStatus]
+    rows_waiting: int
+    idle: bool
+
+
 class EngineWorker:
     """One thread that owns networks, thresholds and controllers of a device.
 
@@ -58,7 +73,7 @@ class EngineWorker:
         self._wake = threading.Event()
         self._stopping = False
         self._snapshot_due = 0.0
-        self.snapshot: dict[str, BudgetStatus] = {}
+        self.snapshot = EngineSnapshot({}, 0, False)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -80,28 +95,23 @@ class EngineWorker:
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    @property
-    def idle(self) -> bool:
-        """Whether every stream has ended and every frame is answered."""
-        return not self._engine.load and all(feed.buffer.exhausted for feed in self._feeds)
-
     def _run(self) -> None:
         try:
             while not self._stopping:
                 self._turn()
-            while self._engine.step(self._clock(), flush=True):
+            while self._engine.step(flush=True):
                 pass
             self._engine.check_integrity()
             self._take_snapshot()
         except Exception as error:  # the thread's edge: somebody has to hear of it
-            log.exception("the engine failed")
+            log.debug("the engine failed", exc_info=error)
             self._on_failure(error)
 
     def _turn(self) -> None:
         self._wake.clear()
         admitted = self._admit()
+        worked = self._engine.step()
         now = self._clock()
-        worked = self._engine.step(now)
         if now >= self._snapshot_due:
             self._take_snapshot()
             self._snapshot_due = now + SNAPSHOT_EVERY_SECONDS
@@ -119,7 +129,7 @@ class EngineWorker:
             for feed in waiting:
                 frame = feed.buffer.take()
                 if frame is not None:
-                    self._engine.admit(feed.lane, frame, self._clock())
+                    self._engine.admit(feed.lane, frame)
                     admitted = True
                     still.append(feed)
             waiting = still
@@ -132,4 +142,9 @@ class EngineWorker:
         )
 
     def _take_snapshot(self) -> None:
-        self.snapshot = {feed.lane.stream_id: feed.lane.controller.status for feed in self._feeds}
+        load = self._engine.load
+        self.snapshot = EngineSnapshot(
+            budgets={f.lane.stream_id: f.lane.controller.status for f in self._feeds},
+            rows_waiting=load,
+            idle=not load and all(feed.buffer.exhausted for feed in self._feeds),
+        )

@@ -23,12 +23,10 @@ class StageOutput(NamedTuple):
     Attributes:
         features: Input of the next stage; empty after the last.
         logits: [N, C] for classification, [N, C, h, w] for segmentation.
-        confidence: [N] logits of a confidence branch, for networks that have one.
     """
 
     features: Features
     logits: Tensor
-    confidence: Tensor | None = None
 
 
 class Stage(nn.Module):

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import aiomqtt
 from paho.mqtt.reasoncodes import ReasonCode
 
-from streamexit.errors import BrokerError
+from streamexit.errors import BrokerError, InputError
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ QUEUE = 2000
 FIRST_RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 30.0
 CONNECT_TIMEOUT_SECONDS = 5.0
+MEANWHILE = "Frames go on being answered; their results are lost, and counted, until it is back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class BrokerAddress:
         return f"{'mqtts' if self.tls else 'mqtt'}://{self.host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Publication:
     topic: str
     payload: bytes
@@ -100,6 +101,7 @@ class MqttSession:
         connections: Made so far.
         confirmed: Results that the broker confirmed.
         lost: Results that it did not, by reason.
+        clean_end: Whether the end of `run` is one that was meant; set it to False beforehand if not.
     """
 
     def __init__(
@@ -122,7 +124,8 @@ class MqttSession:
         self._queue: deque[_Publication] = deque()
         self._retained: dict[str, bytes] = {}
         self._changed = asyncio.Condition()
-        self._sending = 0
+        self._in_flight: set[_Publication] = set()
+        self.clean_end = True
         self.attempted = asyncio.Event()
         self.connected = False
         self.connections = 0
@@ -164,14 +167,17 @@ class MqttSession:
         """Stay connected and publish, until cancelled."""
         retry = FIRST_RETRY_SECONDS
         while True:
-            connections = self.connections
+            connections, protocol = self.connections, self._protocol
             try:
                 await self._stay_connected()
             except* (aiomqtt.MqttError, OSError) as group:
                 self._report(_first(group), reached=self.connections > connections)
             finally:
-                self.attempted.set()
-                await self._lose_connection()
+                task = asyncio.current_task()
+                await self._lose_connection(ending=task is not None and task.cancelling() > 0)
+            if self._protocol is not protocol:
+                continue
+            self.attempted.set()
             retry = FIRST_RETRY_SECONDS if self.connections > connections else retry
             await asyncio.sleep(retry * random.uniform(0.5, 1.0))
             retry = min(2 * retry, LONGEST_RETRY_SECONDS)
@@ -180,7 +186,7 @@ class MqttSession:
         """Wait until everything queued is confirmed, or there is no connection."""
         async with self._changed:
             await self._changed.wait_for(
-                lambda: not self.connected or (not self._queue and not self._sending)
+                lambda: not self.connected or not (self._queue or self._in_flight)
             )
 
     async def _stay_connected(self) -> None:
@@ -213,7 +219,8 @@ class MqttSession:
                 yield client
             except asyncio.CancelledError:
                 # The run ends: say so instead of leaving it to the last will.
-                await client.publish(self._availability_topic, STOPPED, qos=1, retain=True)
+                last_word = STOPPED if self.clean_end else OFFLINE
+                await client.publish(self._availability_topic, last_word, qos=1, retain=True)
                 raise
 
     async def _announce(self) -> None:
@@ -232,64 +239,61 @@ class MqttSession:
         """Start publishing in order; up to `IN_FLIGHT` await confirmation at a time."""
         while True:
             async with self._changed:
-                await self._changed.wait_for(lambda: self._queue and self._sending < IN_FLIGHT)
+                await self._changed.wait_for(
+                    lambda: self._queue and len(self._in_flight) < IN_FLIGHT
+                )
                 publication = self._queue.popleft()
-                self._sending += 1
+                self._in_flight.add(publication)
             group.create_task(self._send(client, publication))
 
     async def _send(self, client: aiomqtt.Client, publication: _Publication) -> None:
-        done = False
-        try:
-            await client.publish(
-                publication.topic,
-                publication.payload,
-                qos=publication.qos,
-                retain=publication.retain,
-            )
-            done = True
-        finally:
-            self._sending -= 1
-            if publication.is_result and done:
-                self.confirmed += 1
-            elif publication.is_result:
-                self.lost["unconfirmed"] += 1
+        await client.publish(
+            publication.topic,
+            publication.payload,
+            qos=publication.qos,
+            retain=publication.retain,
+        )
         async with self._changed:
+            self._in_flight.discard(publication)
+            self.confirmed += publication.is_result
             self._changed.notify_all()
 
-    async def _lose_connection(self) -> None:
+    async def _lose_connection(self, *, ending: bool) -> None:
+        """Count what was under way: whether a broken connection's last results arrived is unknown."""
         async with self._changed:
-            was, self.connected = self.connected, False
+            self.connected = False
+            unconfirmed = sum(publication.is_result for publication in self._in_flight)
             waiting = sum(publication.is_result for publication in self._queue)
+            if unconfirmed:
+                self.lost["unconfirmed"] += unconfirmed
             if waiting:
-                self.lost["broker_offline" if was else "not_sent"] += waiting
+                self.lost["not_sent" if ending else "broker_offline"] += waiting
+            self._in_flight.clear()
             self._queue.clear()
             self._changed.notify_all()
 
     def _report(self, error: BaseException, *, reached: bool) -> None:
-        if not reached and _may_speak_another_version(error):
-            v5 = aiomqtt.ProtocolVersion.V5
-            was_v5 = self._protocol is v5
-            self._protocol = aiomqtt.ProtocolVersion.V311 if was_v5 else v5
-            if was_v5:
+        """Take an error as a hint to speak the other protocol version, or say it."""
+        if not reached and _refuses_version(error):
+            v5 = self._protocol is aiomqtt.ProtocolVersion.V5
+            self._protocol = aiomqtt.ProtocolVersion.V311 if v5 else aiomqtt.ProtocolVersion.V5
+            if v5 and not _timed_out(error):
                 return
-        problem = str(self.explain(error))
+        problem = f"{explain(error, self._address)}. {MEANWHILE}"
         if problem != self._last_problem:
             self._last_problem = problem
             self._on_problem(problem)
 
-    def explain(self, error: BaseException) -> BrokerError:
-        """What a connection error means and what to do."""
-        code = error.rc if isinstance(error, aiomqtt.MqttCodeError) else None
-        value = code.value if isinstance(code, ReasonCode) else code
-        if isinstance(error, aiomqtt.exceptions.MqttConnectError) and value in (4, 5, 134, 135):
-            return BrokerError(
-                f"MQTT broker {self._address}: refused the login; "
-                "check mqtt.username and mqtt.password"
-            )
-        return BrokerError(
-            f"MQTT broker {self._address}: {error}; check that it runs and that the address is "
-            "right. Frames go on being answered, results are lost until it is back"
-        )
+
+def explain(error: BaseException, address: BrokerAddress) -> BrokerError:
+    """What a connection error means and what to do."""
+    code = error.rc if isinstance(error, aiomqtt.MqttCodeError) else None
+    value = code.value if isinstance(code, ReasonCode) else code
+    if isinstance(error, aiomqtt.exceptions.MqttConnectError) and value in (4, 5, 134, 135):
+        return BrokerError(f"MQTT broker {address}: refused the login; check user and password")
+    return BrokerError(
+        f"MQTT broker {address}: {error}; check that it runs and that the address is right"
+    )
 
 
 async def _watch(client: aiomqtt.Client) -> None:
@@ -298,11 +302,15 @@ async def _watch(client: aiomqtt.Client) -> None:
         pass
 
 
-def _may_speak_another_version(error: BaseException) -> bool:
+def _refuses_version(error: BaseException) -> bool:
     """Brokers without MQTT 5 refuse it with a code, or choke on it and say nothing."""
     if isinstance(error, aiomqtt.exceptions.MqttConnectError):
         value = error.rc.value if isinstance(error.rc, ReasonCode) else error.rc
         return value in (1, 132)
+    return _timed_out(error)
+
+
+def _timed_out(error: BaseException) -> bool:
     return isinstance(error, aiomqtt.MqttError) and "timed out" in str(error)
 
 
@@ -314,27 +322,39 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 async def subscribe(
-    address: BrokerAddress, topic: str, *, client_id: str | None = None, protocol_v5: bool = True
+    address: BrokerAddress, topic: str, *, client_id: str | None = None
 ) -> AsyncGenerator[tuple[str, bytes, bool]]:
     """Yield (topic, payload, retained) of everything published under `topic`.
 
+    Speaks MQTT 5, and 3.1.1 with a broker that refuses 5.
+
     Raises:
+        InputError: `topic` is no topic filter.
         BrokerError: The broker refuses or goes away.
     """
-    protocol = aiomqtt.ProtocolVersion.V5 if protocol_v5 else aiomqtt.ProtocolVersion.V311
+    for protocol in (aiomqtt.ProtocolVersion.V5, aiomqtt.ProtocolVersion.V311):
+        try:
+            async with aiomqtt.Client(
+                address.host,
+                address.port,
+                username=address.username,
+                password=address.password,
+                identifier=client_id,
+                protocol=protocol,
+                timeout=CONNECT_TIMEOUT_SECONDS,
+                tls_context=ssl.create_default_context() if address.tls else None,
+            ) as client:
+                await _subscribe(client, topic)
+                async for message in client.messages:
+                    yield str(message.topic), bytes(message.payload), message.retain
+        except aiomqtt.MqttError as error:
+            if protocol is aiomqtt.ProtocolVersion.V5 and _refuses_version(error):
+                continue
+            raise explain(error, address) from error
+
+
+async def _subscribe(client: aiomqtt.Client, topic: str) -> None:
     try:
-        async with aiomqtt.Client(
-            address.host,
-            address.port,
-            username=address.username,
-            password=address.password,
-            identifier=client_id,
-            protocol=protocol,
-            timeout=CONNECT_TIMEOUT_SECONDS,
-            tls_context=ssl.create_default_context() if address.tls else None,
-        ) as client:
-            await client.subscribe(topic, qos=1)
-            async for message in client.messages:
-                yield str(message.topic), bytes(message.payload), message.retain
-    except aiomqtt.MqttError as error:
-        raise BrokerError(f"MQTT broker {address}: {error}; check that it runs") from error
+        await client.subscribe(topic, qos=1)
+    except ValueError as error:
+        raise InputError(f"{topic!r} is not an MQTT topic filter: {error}") from error

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
+from av.error import FFmpegError
 
 from streamexit.documents import did_you_mean
 from streamexit.errors import SourceError
@@ -48,12 +49,12 @@ class ImageSource:
         names, read = self._open()
         decoded = 0
         for index, (name, label) in enumerate(self._labelled(names)):
-            rgb = _decode(read, name)
-            if rgb is None:
+            image = _decode(read, name, convert)
+            if image is None:
                 report("unreadable_image")
                 continue
             decoded += 1
-            yield Picture(convert.from_array(rgb), index / self._rate, label)
+            yield Picture(image, index / self._rate, label)
         if not decoded:
             raise SourceError(
                 f"images:{self._path}: none of its {len(names)} files could be read as a picture",
@@ -101,11 +102,13 @@ class ImageSource:
         return [(name, self._labels.get(classes[name])) for name in names]
 
 
-def _decode(read: Callable[[str], bytes], name: str) -> Image | None:
-    """The picture as RGB, or None when it is none, is damaged, or is absurdly large."""
+def _decode(read: Callable[[str], bytes], name: str, convert: InputConverter) -> Image | None:
+    """The network's input, or None when the file is no picture, damaged, or of an absurd size."""
     try:
         encoded = np.frombuffer(read(name), np.uint8)
         rgb = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB) if encoded.size else None
-    except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, cv2.error):
+        return None if rgb is None else convert.from_array(rgb.astype(np.uint8))
+    except (OSError, ValueError, MemoryError, RuntimeError, zipfile.BadZipFile):
         return None
-    return None if rgb is None else rgb.astype(np.uint8)
+    except (zlib.error, cv2.error, FFmpegError):
+        return None

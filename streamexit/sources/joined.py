@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from streamexit.errors import SourceError
 from streamexit.sources.source import DropReport, Picture, Source
 
 FIRST_STEP = 0.04
@@ -17,11 +18,16 @@ class JoinedSource:
     Args:
         parts: Recordings; a live source never ends, so nothing would come after it.
         repeat: Start again after the last one.
+
+    Raises:
+        SourceError: A live source among them.
     """
 
     live = False
 
     def __init__(self, parts: Sequence[Source], *, repeat: bool = False) -> None:
+        if any(part.live for part in parts):
+            raise SourceError("a live source has no end to be joined at", reason="bad_source")
         self._parts = parts
         self._repeat = repeat
 

@@ -123,7 +123,7 @@ class Reader:
             return StreamState("error", error.reason, f"stream {self._stream_id}: {error}")
         except Exception as error:  # a codec's or a plugin's: it must not end more than its stream
             details = redact(traceback.format_exc())
-            log.error("stream %s: the source failed\n%s", self._stream_id, details)
+            log.debug("stream %s: the source failed\n%s", self._stream_id, details)
             message = f"stream {self._stream_id}: {type(error).__name__}: {redact(str(error))}"
             return StreamState("error", "internal", message)
         return StreamState("ended", "stopped" if self._stopping.is_set() else "end_of_stream")

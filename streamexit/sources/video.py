@@ -26,6 +26,9 @@ LIVE_SCHEMES = ("rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp")
 TIMEOUT_MICROSECONDS = "10000000"
 FALLBACK_RATE = 25.0
 
+COMPLETE_SHARE = 0.95
+"""A file with fewer of its declared frames than this is truncated; headers are often off by a few."""
+
 _SCHEME = re.compile(r"^([A-Za-z]+)://")
 
 
@@ -41,49 +44,62 @@ class VideoSource:
         scheme = _SCHEME.match(url)
         self._scheme = scheme.group(1).lower() if scheme else "file"
         self.live = self._scheme in LIVE_SCHEMES
-        self._url = url
+        self._url = url.removeprefix("file://")
         self._preprocessing = preprocessing
 
     def pictures(self, report: DropReport) -> Iterator[Picture]:
         """See `Source`.
 
         A packet that the codec cannot decode, and a picture that it marks as damaged, count as
-        one dropped frame each.
+        one dropped frame each. A file that ends long before its declared length is an error, after
+        its last picture.
         """
         convert = InputConverter(self._preprocessing)
-        last = float("-inf")
-        decoded = 0
+        last: float | None = None
+        seen = 0
         with self._open() as (container, stream):
-            step = 1 / _rate(stream)
-            for packet in self._packets(container, stream):
-                try:
-                    frames = packet.decode()
-                except EOFError:
-                    continue
-                except FFmpegError:
+            step, declared = 1 / _rate(stream), 0 if self.live else stream.frames
+            for frame in self._frames(container, stream):
+                seen += 1
+                if frame is None:
                     report("decode_error")
                     continue
-                for frame in frames:
-                    if frame.is_corrupt:
-                        report("decode_error")
-                        continue
-                    pts: float | None = frame.time
-                    if pts is None or pts <= last:
-                        pts = 0.0 if decoded == 0 else last + step
-                    last = pts
-                    decoded += 1
-                    yield Picture(convert(frame), pts)
-        if not decoded:
+                pts: float | None = frame.time
+                if pts is None or (last is not None and pts <= last):
+                    pts = 0.0 if last is None else last + step
+                last = pts
+                yield Picture(convert(frame), pts)
+        if last is None:
             raise SourceError(
                 f"{self._shown}: holds a video stream but not one picture could be decoded; "
                 "the file may be truncated or damaged",
                 reason="no_frames",
             )
+        if seen < COMPLETE_SHARE * declared:
+            raise SourceError(
+                f"{self._shown}: ends after {seen} of {declared} frames; the file is truncated "
+                "or damaged, what there was is answered. Copy or record it again",
+                reason="truncated",
+            )
+
+    def _frames(
+        self, container: InputContainer, stream: VideoStream
+    ) -> Iterator[av.VideoFrame | None]:
+        """Decoded pictures in order, None for each that is lost."""
+        for packet in self._packets(container, stream):
+            try:
+                frames = packet.decode()
+            except EOFError:
+                continue
+            except FFmpegError:
+                yield None
+                continue
+            yield from (None if frame.is_corrupt else frame for frame in frames)
 
     @contextmanager
     def _open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
         try:
-            name = self._url if self._scheme != "file" else f"file:{self._url}"
+            name = f"file:{self._url}" if self._scheme == "file" else self._url
             container = av.open(name, options=self._options(), metadata_errors="replace")
         except FFmpegError as error:
             raise self._error(error, "cannot_open") from error

@@ -27,7 +27,6 @@ class ClassificationTask:
     """
 
     kind = "classification"
-    confidence_names: tuple[str, ...] = ("max_probability", "entropy", "vote")
 
     def __init__(self, *, labels: Sequence[str], top_k: int = 3) -> None:
         self.labels = tuple(labels)

@@ -18,7 +18,8 @@ class Readout(NamedTuple):
     Attributes:
         answer: Tensors [N, ...] from which `Task.prediction` builds the answer on the host.
         distribution: [N, C]: class probabilities (classification).
-        confidence: [N, F] in [0, 1], higher is surer; columns as in `Task.confidence_names`.
+        confidence: [N, F] in [0, 1], higher is surer; the first column is the largest
+            probability.
         carry: Tensor [N, ...] that the next exit's readout wants back.
     """
 
@@ -33,7 +34,6 @@ class Task(Protocol):
 
     kind: str
     labels: tuple[str, ...]
-    confidence_names: tuple[str, ...]
 
     def read(self, logits: Tensor, carry: Tensor | None) -> Readout:
         """Turn exit logits into a `Readout`; `carry` is the previous exit's, None at the first."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from streamexit.errors import ConfigurationError
 from streamexit.models.network import MultiExitNetwork
 from streamexit.training.augment import random_crop_and_flip
 from streamexit.training.datasets import LabelledImages
@@ -56,6 +57,9 @@ class Trainer:
         device: Where to train.
         checkpoint: File that is written after each epoch and resumed from when it exists.
         on_epoch: Called after each epoch.
+
+    Raises:
+        ConfigurationError: From `run`: the checkpoint was made by another recipe.
     """
 
     def __init__(
@@ -180,12 +184,15 @@ class Trainer:
         unfinished.replace(self._checkpoint)
 
     def _resume(self) -> int:
-        """Load the checkpoint if it was made by this very recipe; return the epochs done."""
+        """Load the checkpoint, if there is one; return the epochs done."""
         if not self._checkpoint.is_file():
             return 0
         state = torch.load(self._checkpoint, map_location=self._device, weights_only=True)
         if json.loads(state["recipe"]) != self._recipe.model_dump(mode="json"):
-            return 0
+            raise ConfigurationError(
+                f"{self._checkpoint}: belongs to another recipe; restore that recipe to go on, or "
+                "delete the checkpoint to start anew"
+            )
         self._network.load_state_dict(state["network"])
         self._average.load_state_dict(state["average"])
         self._optimiser.load_state_dict(state["optimiser"])

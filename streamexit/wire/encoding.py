@@ -43,14 +43,14 @@ class ResultEncoder:
             pipeline=self._pipeline,
             exit=record.exit + 1,
             exits=self._num_exits,
-            score=_score(record.score),
+            score=_share(record.score),
             cost=Cost(value=record.cost, unit="gflops"),
             latency_ms=round(record.latency_seconds * 1000, 3),
             answer=ClassificationAnswer(
                 label=answer.label,
                 index=answer.index,
-                probability=answer.probability,
-                top=[TopClass(label=label, probability=p) for label, p in answer.top],
+                probability=_share(answer.probability),
+                top=[TopClass(label=label, probability=_share(p)) for label, p in answer.top],
             ),
             dropped_since_last=frame.dropped_before,
         )
@@ -61,6 +61,6 @@ def wire_thresholds(thresholds: tuple[float, ...]) -> list[float | None]:
     return [NOBODY if t == math.inf else None if t == -math.inf else t for t in thresholds]
 
 
-def _score(score: float) -> float:
-    """Scores are in [0, 1]; a NaN, which never lets a frame leave early, is sent as 0."""
-    return round(score, 6) if score == score else 0.0
+def _share(number: float) -> float:
+    """Six digits; a NaN, which an overflowing network may give and nobody is sure of, is sent as 0."""
+    return round(number, 6) if number == number else 0.0

@@ -6,11 +6,14 @@ import shutil
 import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from streamexit.cli.demo import demo_sources
+from streamexit.cli.replaying import stream_ids
 from tests.conftest import ROOT, MakeClip
 
 TIME_LIMIT = 120
@@ -199,40 +202,110 @@ def test_example_configurations_are_good(name: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_run_drains(config: Path, number: signal.Signals) -> None:
-    """A signal ends an endless run in order: exit code 0, a summary, books that balance."""
-    config.write_text(config.read_text().replace("pace: fast}", "loop: true}"))
+def interrupted(
+    command: list[str], pipe: Path, number: signal.Signals
+) -> tuple[int, dict[str, Any], list[str]]:
+    """(exit code, report, result lines) of a command that gets a signal after its first result."""
+    os.mkfifo(pipe)
     process = subprocess.Popen(
-        [sys.executable, "-m", "streamexit", "run", str(config), "--json"],
+        [sys.executable, "-m", "streamexit", *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    results = config.parent / "results.jsonl"
-    while not (results.exists() and results.stat().st_size):
-        assert process.poll() is None
-        os.sched_yield()
-    process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=30)
-    assert process.returncode == 0, stderr
-    for stream in json.loads(stdout)["streams"].values():
+    with pipe.open() as results:
+        lines = [results.readline()]
+        process.send_signal(number)
+        lines += results.readlines()
+    stdout, stderr = process.communicate(timeout=TIME_LIMIT)
+    assert stderr == ""
+    return process.returncode, json.loads(stdout), lines
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_drains(config: Path, number: signal.Signals) -> None:
+    """A signal ends an endless run in order: exit code 0, a summary, books that balance."""
+    config.write_text(config.read_text().replace("pace: fast}", "loop: true}"))
+    pipe = config.parent / "results.jsonl"
+    code, report, lines = interrupted(["run", str(config), "--json"], pipe, number)
+    assert code == 0
+    assert len(lines) == sum(s["answered"] for s in report["streams"].values())
+    for stream in report["streams"].values():
         assert (stream["state"], stream["reason"]) == ("ended", "stopped")
-        assert stream["answered"] > 0
         assert stream["frames"] == stream["answered"] + sum(stream["dropped"].values())
 
 
-def test_demo_without_clips_says_so() -> None:
+def test_interrupted_replay_reports(toy_pipeline: Path, tmp_path: Path) -> None:
+    """Ctrl-C ends a replay with a report of what was answered, and the exit code of an interrupt."""
+    pipe = tmp_path / "out.jsonl"
+    command = ["replay", "synthetic:frames=1000000", "--pipeline", str(toy_pipeline)]
+    command += ["--budget", "fraction=0.7", "--out", str(pipe), "--json"]
+    code, report, lines = interrupted(command, pipe, signal.SIGINT)
+    assert code == 130
+    assert 0 < report["answered"] == len(lines) < 1_000_000
+    assert report["frames"] == report["answered"] + sum(report["dropped"].values())
+
+
+def test_every_source_has_an_id_of_its_own() -> None:
+    """Sources of one name are told apart, also from those that look numbered already."""
+    assert stream_ids(["a/clip-2.mp4", "clip.mp4", "b/clip.mp4"]) == ["clip-2", "clip", "clip-3"]
+    assert stream_ids(["rtsp://h/x y?k=v", "images:"]) == ["x-y", "images"]
+
+
+def test_mistake_does_not_empty_an_old_file(toy_pipeline: Path, tmp_path: Path) -> None:
+    """A replay that is refused leaves the results of an earlier one alone."""
+    old = tmp_path / "old.jsonl"
+    old.write_text("precious")
+    done = streamexit(
+        "replay", "synthetic:frames=5", "--pipeline", toy_pipeline, "--budget", "fraction=0.7",
+        "--policy", "eenett", "--out", old,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert old.read_text() == "precious"
+
+
+def test_truncated_file_is_said_to_be(toy_pipeline: Path, data: Path, tmp_path: Path) -> None:
+    """Half a file is answered as far as it goes, and named with the number of frames missing."""
+    half = tmp_path / "half.avi"
+    whole = (data / "videos" / "ucf_v_SoccerJuggling_g23_c01.avi").read_bytes()
+    half.write_bytes(whole[: len(whole) // 2])
+    done = streamexit(
+        "replay", half, "--pipeline", toy_pipeline, "--budget", "fraction=0.7", "--json"
+    )
+    assert done.returncode == 2
+    assert 50 < json.loads(done.stdout)["answered"] < 200
+    assert "of 240 frames; the file is truncated" in done.stderr
+
+
+def test_demo(make_clip: MakeClip) -> None:
     """`demo` runs four streams at four budgets and receives its own results over MQTT."""
     done = streamexit("demo", "--duration", "3s", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert len(report["streams"]) == 4
-    assert report["sources"].startswith("Streams: ")
+    assert [s["budget_fraction"] for s in report["streams"].values()] == [0.3, 0.45, 0.6, 0.8]
     for name, stream in report["streams"].items():
-        assert stream["answered"] > 0
-        assert report["received"][name] == stream["answered"]
+        assert 0 < report["received"][name] <= stream["answered"]
     assert report["results_lost"] == {}
+
+
+def test_demo_with_nothing_to_show_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without clips the demo takes generated pictures, and says why."""
+
+    def not_installed(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "files", not_installed)
+    sources, said = demo_sources([])
+    assert sources == [f"synthetic:seed={i}" for i in range(4)]
+    assert "synthetic" in said
+    assert "streamexit[clips]" in said
+
+
+def test_demo_of_a_missing_clip() -> None:
+    """A demo whose streams all failed is not a success."""
+    done = streamexit("demo", "nowhere.mp4", "--duration", "5s")
+    assert done.returncode == 2
+    assert "nowhere.mp4" in done.stderr
 
 
 def test_demo_of_own_clips(make_clip: MakeClip) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from streamexit.sinks.mqtt import BrokerAddress, subscribe
+from streamexit.sinks.mqtt import BrokerAddress, MqttSession, subscribe
 from tests.conftest import ROOT, MakeClip, Mosquitto
 
 pytestmark = pytest.mark.broker
@@ -181,7 +181,7 @@ def test_refused_login_does_not_stop_the_work(
     process = start(config)
     stdout, stderr = process.communicate(timeout=TIME_LIMIT)
     assert process.returncode == 0
-    assert "refused the login; check mqtt.username and mqtt.password" in stderr
+    assert "refused the login; check user and password" in stderr
     assert "Traceback" not in stderr
     report = json.loads(stdout)
     assert report["streams"]["a"]["answered"] == 30
@@ -227,6 +227,46 @@ def test_sample_subscriber(
     assert words[0] in ("a", "b")
     assert words[1] in ("ant", "bee", "cat", "dog")
     assert words[2] in ("1", "2", "3")
+
+
+@pytest.mark.parametrize("prefer_v5", [True, False])
+def test_embedded_broker(prefer_v5: bool) -> None:
+    """The broker of our own, which has no MQTT 5: `watch` sees results, a session falls back."""
+    node = subprocess.Popen(
+        [sys.executable, "-m", "streamexit", "run", str(ROOT / "configs" / "first-run.yaml")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert node.stderr
+    url = node.stderr.readline().split("results on ")[1].split()[0]
+    watch = subprocess.run(
+        [sys.executable, "-m", "streamexit", "watch", "--url", url, "--count", "5"],
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT,
+    )
+
+    async def body() -> None:
+        session = MqttSession(
+            BrokerAddress.parse(url),
+            client_id="other",
+            availability_topic="other/availability",
+            prefer_v5=prefer_v5,
+        )
+        listener = subscribe(BrokerAddress.parse(url), "other/availability")
+        task = asyncio.create_task(session.run())
+        assert (await anext(listener))[1] == b"online"
+        task.cancel()
+        await asyncio.wait([task])
+        await listener.aclose()
+
+    run(body)
+    node.send_signal(signal.SIGINT)
+    node.communicate(timeout=TIME_LIMIT)
+    assert node.returncode == 0
+    assert watch.returncode == 0, watch.stderr
+    assert len(watch.stdout.splitlines()) == 5
 
 
 def test_watch_without_broker() -> None:

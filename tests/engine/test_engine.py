@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from streamexit.models.pipeline import load_pipeline
 from streamexit.scheduling.policy import load_policy
 from streamexit.scheduling.thresholds import ThresholdTable
 from streamexit.tasks.classification import ClassificationTask, build_task
-from streamexit.testing import toy_pictures
+from streamexit.testing import ManualClock, toy_pictures
 
 COSTS = CostTable("gflops", (1.0, 2.0, 4.0))
 TABLE = ThresholdTable(COSTS.fractions, (0.5,), ((0.5, 0.5),), ((0.5, 0.25, 0.25),))
@@ -37,10 +37,12 @@ class ScriptedBackend:
     device: str = "script"
     batches: list[tuple[int, int]] = field(default_factory=list)
     lose_a_row: bool = False
+    on_submit: Callable[[], None] = lambda: None
 
     def submit(self, stage: int, states: Sequence[Any]) -> Scripted:
         """Note stage and size."""
         self.batches.append((stage, len(states)))
+        self.on_submit()
         scores = [float(image.flat[stage]) / 100 for image in states]
         answer = ([[stage, 0]] * len(states), [[0.9, 0.1]] * len(states))
         result = StageResult(scores[: len(scores) - self.lose_a_row], answer, list(states))
@@ -67,7 +69,8 @@ class Rig:
 
     def __post_init__(self) -> None:
         task = ClassificationTask(labels=("zero", "one", "two"), top_k=2)
-        self.engine = Engine(self.delivered.append)
+        self.clock = ManualClock()
+        self.engine = Engine(self.delivered.append, clock=self.clock)
         self.lane = PipelineLane(self.backend, task, COSTS, max_wait=1.0)
         self.streams: dict[str, StreamLane] = {}
 
@@ -81,11 +84,13 @@ class Rig:
         lane = self.streams[stream]
         lane.counters.seen()
         info = FrameInfo(stream, lane.next_seq, now, now)
-        self.engine.admit(lane, Frame(info, np.array([[scores]], np.uint8)), now)
+        self.clock.now = now
+        self.engine.admit(lane, Frame(info, np.array([[scores]], np.uint8)))
 
     def run(self, now: float = 0.0, *, flush: bool = False) -> None:
         """Step until nothing is due."""
-        while self.engine.step(now, flush=flush):
+        self.clock.now = now
+        while self.engine.step(flush=flush):
             pass
 
 
@@ -145,6 +150,15 @@ def test_partial_batch_runs_when_its_time_is_up() -> None:
     assert rig.delivered[0].latency_seconds == 2.0
 
 
+def test_latency_includes_the_work() -> None:
+    """Time that a stage takes counts: a slow network shows in the latency of its answers."""
+    rig = Rig()
+    rig.admit("a", SURE, now=1.0)
+    rig.backend.on_submit = lambda: rig.clock.advance(0.25)
+    rig.run(1.0, flush=True)
+    assert rig.delivered[0].latency_seconds == 0.25
+
+
 def test_books_balance_when_idle() -> None:
     """Admitted is answered plus in flight, at any time."""
     rig = Rig()
@@ -193,14 +207,14 @@ def test_stages_one_by_one_equal_the_network(
         pipeline.network, task, policy.scorer, device=device, max_batch=max_batch
     )
     records: list[ExitRecord] = []
-    engine = Engine(records.append)
+    engine = Engine(records.append, clock=ManualClock())
     lane = PipelineLane(backend, task, pipeline.costs, max_wait=0.0)
     counters = StreamCounters()
     stream = engine.add_stream("a", lane, BudgetController(policy.table, budget=0.6), counters)
     for i, image in enumerate(images):
         counters.seen()
-        engine.admit(stream, Frame(FrameInfo("a", i, float(i), 0.0), image), 0.0)
-    while engine.step(0.0, flush=True):
+        engine.admit(stream, Frame(FrameInfo("a", i, float(i), 0.0), image))
+    while engine.step(flush=True):
         pass
     assert len(records) == 40
     assert len({record.exit for record in records}) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -144,6 +145,7 @@ def test_a_failing_plugin_ends_its_own_stream_only_and_leaks_no_password(
 ) -> None:
     """Any exception of a source becomes an error state; neither it nor the log shows passwords."""
     error = RuntimeError("no route to rtsp://root:alpha@camera/1")
+    caplog.set_level(logging.DEBUG)
     with reading(Lossy(error)) as run:
         assert len(list(run.frames())) == 8
         assert run.reader.join(PATIENCE)

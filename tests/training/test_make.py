@@ -74,6 +74,7 @@ def test_from_recipe_to_policies(tmp_path: Path, archives: Path) -> None:
         assert len(policy.table.budgets) == fitted[name]["table_rows"] > 1
         assert np.isfinite(policy.table.budgets).all()
 
+    (tmp_path / "p" / ".training" / "checkpoint.pt").unlink()
     _, seen = train(recipe, epochs=1)
     assert [(r.epoch, r.epochs) for r in seen] == [(1, 1)]
     assert load_pipeline(tmp_path / "p").policies == {}

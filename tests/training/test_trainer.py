@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from streamexit.errors import ConfigurationError
 from streamexit.testing import toy_network
 from streamexit.training.datasets import LabelledImages
 from streamexit.training.recipe import Recipe
@@ -105,14 +106,13 @@ def test_resumed_run_ends_as_if_never_stopped(
     assert [(r.epoch, r.loss) for r in rest] == [(r.epoch, r.loss) for r in reports[stop_after:]]
 
 
-def test_checkpoint_of_another_recipe_is_not_used(tmp_path: Path, pictures: LabelledImages) -> None:
-    """A changed recipe starts from the beginning, as in an empty folder."""
-    changed = recipe(peak_learning_rate=0.05)
+def test_checkpoint_of_another_recipe_is_kept(tmp_path: Path, pictures: LabelledImages) -> None:
+    """A changed recipe neither goes on from another one's checkpoint nor overwrites it in silence."""
     train(pictures, tmp_path / "a.pt", recipe(), stop_after=2)
-    fresh, _ = train(pictures, tmp_path / "b.pt", changed)
-    weights, reports = train(pictures, tmp_path / "a.pt", changed)
-    assert [r.epoch for r in reports] == [1, 2, 3, 4]
-    assert same(weights, fresh)
+    kept = (tmp_path / "a.pt").read_bytes()
+    with pytest.raises(ConfigurationError, match="delete the checkpoint to start anew"):
+        train(pictures, tmp_path / "a.pt", recipe(peak_learning_rate=0.05))
+    assert (tmp_path / "a.pt").read_bytes() == kept
 
 
 def test_finished_run_is_not_trained_again(tmp_path: Path, pictures: LabelledImages) -> None:

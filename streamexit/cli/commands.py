@@ -1,0 +1,15 @@
+"""All commands, entered into the application."""
+
+from __future__ import annotations
+
+from streamexit.cli.app import app, reporting_errors
+from streamexit.cli.demo import demo
+from streamexit.cli.making import fit, train
+from streamexit.cli.node import check, run
+from streamexit.cli.replaying import replay
+from streamexit.cli.watching import watch
+
+__all__ = ["app"]
+
+for command in (demo, run, check, replay, watch, train, fit):
+    app.command()(reporting_errors(command))
