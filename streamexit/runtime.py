@@ -42,7 +42,7 @@ TICK_SECONDS = 0.5
 PATIENCE_SECONDS = 2.0
 """How long the streams wait for the broker at the start."""
 
-SHUT_DOWN_SECONDS = 1.8
+SHUT_DOWN_SECONDS = 1.3
 """From the wish to stop to the end, whatever hangs."""
 
 

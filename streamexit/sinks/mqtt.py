@@ -35,6 +35,7 @@ not_sent: the run ended before its turn came.
 """
 
 ONLINE, OFFLINE, STOPPED = "online", "offline", "stopped"
+V5, V311 = aiomqtt.ProtocolVersion.V5, aiomqtt.ProtocolVersion.V311
 IN_FLIGHT = 20
 QUEUE = 2000
 FIRST_RETRY_SECONDS = 0.5
@@ -118,7 +119,7 @@ class MqttSession:
         self._client_id = client_id
         self._availability_topic = availability_topic
         self._qos = qos
-        self._protocol = aiomqtt.ProtocolVersion.V5 if prefer_v5 else aiomqtt.ProtocolVersion.V311
+        self._protocol = V5 if prefer_v5 else V311
         self._on_problem = on_problem
         self._last_problem = ""
         self._queue: deque[_Publication] = deque()
@@ -170,12 +171,13 @@ class MqttSession:
             connections, protocol = self.connections, self._protocol
             try:
                 await self._stay_connected()
-            except* (aiomqtt.MqttError, OSError) as group:
+            except* Exception as group:  # whatever breaks a connection must not break the node
+                log.debug("the connection to %r ended", self._address, exc_info=group)
                 self._report(_first(group), reached=self.connections > connections)
             finally:
                 task = asyncio.current_task()
                 await self._lose_connection(ending=task is not None and task.cancelling() > 0)
-            if self._protocol is not protocol:
+            if (protocol, self._protocol) == (V5, V311):
                 continue
             self.attempted.set()
             retry = FIRST_RETRY_SECONDS if self.connections > connections else retry
@@ -275,9 +277,9 @@ class MqttSession:
     def _report(self, error: BaseException, *, reached: bool) -> None:
         """Take an error as a hint to speak the other protocol version, or say it."""
         if not reached and _refuses_version(error):
-            v5 = self._protocol is aiomqtt.ProtocolVersion.V5
-            self._protocol = aiomqtt.ProtocolVersion.V311 if v5 else aiomqtt.ProtocolVersion.V5
-            if v5 and not _timed_out(error):
+            was_v5 = self._protocol is V5
+            self._protocol = V311 if was_v5 else V5
+            if was_v5 and not _timed_out(error):
                 return
         problem = f"{explain(error, self._address)}. {MEANWHILE}"
         if problem != self._last_problem:
@@ -332,7 +334,7 @@ async def subscribe(
         InputError: `topic` is no topic filter.
         BrokerError: The broker refuses or goes away.
     """
-    for protocol in (aiomqtt.ProtocolVersion.V5, aiomqtt.ProtocolVersion.V311):
+    for protocol in (V5, V311):
         try:
             async with aiomqtt.Client(
                 address.host,
@@ -348,7 +350,7 @@ async def subscribe(
                 async for message in client.messages:
                     yield str(message.topic), bytes(message.payload), message.retain
         except aiomqtt.MqttError as error:
-            if protocol is aiomqtt.ProtocolVersion.V5 and _refuses_version(error):
+            if protocol is V5 and _refuses_version(error):
                 continue
             raise explain(error, address) from error
 
