@@ -175,8 +175,10 @@ class MqttSession:
                 log.debug("the connection to %r ended", self._address, exc_info=group)
                 self._report(_first(group), reached=self.connections > connections)
             finally:
-                task = asyncio.current_task()
-                await self._lose_connection(ending=task is not None and task.cancelling() > 0)
+                ending = _is_being_cancelled()
+                await self._lose_connection(ending=ending)
+            if ending:  # a task group that fails while it is cancelled keeps the cancellation back
+                raise asyncio.CancelledError
             if (protocol, self._protocol) == (V5, V311):
                 continue
             self.attempted.set()
@@ -296,6 +298,11 @@ def explain(error: BaseException, address: BrokerAddress) -> BrokerError:
     return BrokerError(
         f"MQTT broker {address}: {error}; check that it runs and that the address is right"
     )
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _watch(client: aiomqtt.Client) -> None:
