@@ -42,7 +42,7 @@ TICK_SECONDS = 0.5
 PATIENCE_SECONDS = 2.0
 """How long the streams wait for the broker at the start."""
 
-SHUT_DOWN_SECONDS = 1.3
+SHUT_DOWN_SECONDS = 1.1
 """From the wish to stop to the end, whatever hangs."""
 
 
@@ -261,8 +261,10 @@ class Node:
         await asyncio.wait([pump], timeout=(deadline - time.monotonic()) / 2)
         await _end(pump, deadline)
         if self.session:
-            self.session.clean_end = self._failure is None
             await self._say_last_words(self.session, deadline - 0.3)
+            self.session.finish(meant=self._failure is None)
+        if session:
+            await asyncio.wait([session], timeout=max(0.1, deadline - time.monotonic()))
         await _end(session, deadline)
 
     async def _say_last_words(self, session: MqttSession, deadline: float) -> None:

@@ -8,12 +8,12 @@ in their `seq`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import ssl
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import urlsplit
@@ -85,6 +85,10 @@ class _Publication:
     is_result: bool
 
 
+class _Finished(Exception):
+    """Takes the session's tasks down when its end is wanted."""
+
+
 class MqttSession:
     """A connection that is kept up, and what is published over it. Lives on one event loop.
 
@@ -102,7 +106,6 @@ class MqttSession:
         connections: Made so far.
         confirmed: Results that the broker confirmed.
         lost: Results that it did not, by reason.
-        clean_end: Whether the end of `run` is one that was meant; set it to False beforehand if not.
     """
 
     def __init__(
@@ -126,7 +129,8 @@ class MqttSession:
         self._retained: dict[str, bytes] = {}
         self._changed = asyncio.Condition()
         self._in_flight: set[_Publication] = set()
-        self.clean_end = True
+        self._last_word = OFFLINE
+        self._finishing = asyncio.Event()
         self.attempted = asyncio.Event()
         self.connected = False
         self.connections = 0
@@ -165,9 +169,9 @@ class MqttSession:
                 self._changed.notify_all()
 
     async def run(self) -> None:
-        """Stay connected and publish, until cancelled."""
+        """Stay connected and publish, until `finish`."""
         retry = FIRST_RETRY_SECONDS
-        while True:
+        while not self._finishing.is_set():
             connections, protocol = self.connections, self._protocol
             try:
                 await self._stay_connected()
@@ -175,16 +179,20 @@ class MqttSession:
                 log.debug("the connection to %r ended", self._address, exc_info=group)
                 self._report(_first(group), reached=self.connections > connections)
             finally:
-                ending = _is_being_cancelled()
-                await self._lose_connection(ending=ending)
-            if ending:  # a task group that fails while it is cancelled keeps the cancellation back
-                raise asyncio.CancelledError
+                await self._lose_connection()
             if (protocol, self._protocol) == (V5, V311):
                 continue
             self.attempted.set()
             retry = FIRST_RETRY_SECONDS if self.connections > connections else retry
-            await asyncio.sleep(retry * random.uniform(0.5, 1.0))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(retry * random.uniform(0.5, 1.0)):
+                    await self._finishing.wait()
             retry = min(2 * retry, LONGEST_RETRY_SECONDS)
+
+    def finish(self, *, meant: bool = True) -> None:
+        """Let `run` end, with "stopped" as the last word, or "offline" if the end was not meant."""
+        self._last_word = STOPPED if meant else OFFLINE
+        self._finishing.set()
 
     async def drained(self) -> None:
         """Wait until everything queued is confirmed, or there is no connection."""
@@ -197,13 +205,16 @@ class MqttSession:
         async with self._client() as client:
             await client.publish(self._availability_topic, ONLINE, qos=1, retain=True)
             await self._announce()
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_watch(client), name="mqtt-watch")
-                group.create_task(self._send_all(client, group), name="mqtt-send")
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(_watch(client), name="mqtt-watch")
+                    group.create_task(self._send_all(client, group), name="mqtt-send")
+                    group.create_task(self._wait_for_finish(), name="mqtt-finish")
+            except* _Finished:
+                # leaving in order would keep the last will from being sent: say it ourselves
+                await client.publish(self._availability_topic, self._last_word, qos=1, retain=True)
 
-    @asynccontextmanager
-    async def _client(self) -> AsyncIterator[aiomqtt.Client]:
-        will = aiomqtt.Will(self._availability_topic, OFFLINE, qos=1, retain=True)
+    def _client(self) -> aiomqtt.Client:
         client = aiomqtt.Client(
             self._address.host,
             self._address.port,
@@ -211,21 +222,18 @@ class MqttSession:
             password=self._address.password,
             identifier=self._client_id,
             protocol=self._protocol,
-            will=will,
+            will=aiomqtt.Will(self._availability_topic, OFFLINE, qos=1, retain=True),
             timeout=CONNECT_TIMEOUT_SECONDS,
             keepalive=15,
             max_inflight_messages=IN_FLIGHT,
             tls_context=ssl.create_default_context() if self._address.tls else None,
         )
         client.pending_calls_threshold = 2 * IN_FLIGHT
-        async with client:
-            try:
-                yield client
-            except asyncio.CancelledError:
-                # The run ends: say so instead of leaving it to the last will.
-                last_word = STOPPED if self.clean_end else OFFLINE
-                await client.publish(self._availability_topic, last_word, qos=1, retain=True)
-                raise
+        return client
+
+    async def _wait_for_finish(self) -> None:
+        await self._finishing.wait()
+        raise _Finished
 
     async def _announce(self) -> None:
         async with self._changed:
@@ -262,7 +270,7 @@ class MqttSession:
             self.confirmed += publication.is_result
             self._changed.notify_all()
 
-    async def _lose_connection(self, *, ending: bool) -> None:
+    async def _lose_connection(self) -> None:
         """Count what was under way: whether a broken connection's last results arrived is unknown."""
         async with self._changed:
             self.connected = False
@@ -271,7 +279,7 @@ class MqttSession:
             if unconfirmed:
                 self.lost["unconfirmed"] += unconfirmed
             if waiting:
-                self.lost["not_sent" if ending else "broker_offline"] += waiting
+                self.lost["not_sent" if self._finishing.is_set() else "broker_offline"] += waiting
             self._in_flight.clear()
             self._queue.clear()
             self._changed.notify_all()
@@ -298,11 +306,6 @@ def explain(error: BaseException, address: BrokerAddress) -> BrokerError:
     return BrokerError(
         f"MQTT broker {address}: {error}; check that it runs and that the address is right"
     )
-
-
-def _is_being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 async def _watch(client: aiomqtt.Client) -> None:

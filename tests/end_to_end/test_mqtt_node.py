@@ -257,7 +257,7 @@ def test_embedded_broker(prefer_v5: bool) -> None:
         listener = subscribe(BrokerAddress.parse(url), "other/availability")
         task = asyncio.create_task(session.run())
         assert (await anext(listener))[1] == b"online"
-        task.cancel()
+        session.finish()
         await asyncio.wait([task])
         await listener.aclose()
 

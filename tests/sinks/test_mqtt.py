@@ -56,7 +56,7 @@ async def running(session: MqttSession) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
+        session.finish()
         await asyncio.wait([task])
 
 
