@@ -327,9 +327,17 @@ class Node:
             if self.session and now >= stats_due:
                 stats_due = now + self._configuration.stats_every_s
                 await self.session.publish_passing(self.topics.stats, self._stats(now).encode())
-            if self._worker.snapshot.idle and all(s.finished for s in self.streams.values()):
+            if self._everything_done():
                 self._finished.set()
             await asyncio.sleep(TICK_SECONDS)
+
+    def _everything_done(self) -> bool:
+        """Whether every recording has ended and all its results have been passed on."""
+        ended = all(stream.finished for stream in self.streams.values())
+        passed_on = not self._outbox.statistics().length and not (
+            self.session and self.session.backlog
+        )
+        return ended and self._worker.snapshot.idle and passed_on
 
     async def _publish_state(self, now: float) -> None:
         if self.session is None:

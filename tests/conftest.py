@@ -118,7 +118,9 @@ class Mosquitto:
     def start(self, *, extra: str = "allow_anonymous true") -> None:
         """Start, and return once it accepts connections."""
         config = self.folder / "mosquitto.conf"
-        config.write_text(f"listener {self.port} 127.0.0.1\n{extra}\npersistence false\n")
+        lines = [f"listener {self.port} 127.0.0.1", extra, "persistence false"]
+        lines.append("max_queued_messages 0")  # a slow subscriber of a test gets everything
+        config.write_text("\n".join(lines) + "\n")
         binary = shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
         assert binary
         self.process = subprocess.Popen(

@@ -197,9 +197,12 @@ class MqttSession:
     async def drained(self) -> None:
         """Wait until everything queued is confirmed, or there is no connection."""
         async with self._changed:
-            await self._changed.wait_for(
-                lambda: not self.connected or not (self._queue or self._in_flight)
-            )
+            await self._changed.wait_for(lambda: not self.connected or not self.backlog)
+
+    @property
+    def backlog(self) -> int:
+        """Publications that wait, or wait to be confirmed."""
+        return len(self._queue) + len(self._in_flight)
 
     async def _stay_connected(self) -> None:
         async with self._client() as client:

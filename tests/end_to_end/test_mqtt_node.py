@@ -27,7 +27,7 @@ mqtt: {{url: {url}}}
 pipelines: {{toy: {pipeline}}}
 streams:
   - {{id: a, source: {clip}, pipeline: toy, budget: {{fraction: 0.7}}, {mode}}}
-  - {{id: b, source: "synthetic:seed=1,frames=150", pipeline: toy, budget: {{fraction: 0.9}}, {mode}}}
+  - {{id: b, source: "synthetic:seed=1,frames=4000", pipeline: toy, budget: {{fraction: 0.9}}, {mode}}}
 """
 
 SCHEMAS = {
@@ -117,8 +117,8 @@ def test_every_result_arrives(
         await subscriber.close()
         report = json.loads(stdout)
         assert report["results_lost"] == {}
-        assert report["results_confirmed"] == 450
-        for stream, count in (("a", 300), ("b", 150)):
+        assert report["results_confirmed"] == 4300
+        for stream, count in (("a", 300), ("b", 4000)):
             assert report["streams"][stream]["answered"] == count
             assert [r["seq"] for r in subscriber.results[stream]] == list(range(count))
             status = subscriber.latest[f"stream/{stream}/status"]
@@ -185,7 +185,7 @@ def test_refused_login_does_not_stop_the_work(
     assert "Traceback" not in stderr
     report = json.loads(stdout)
     assert report["streams"]["a"]["answered"] == 30
-    assert report["results_lost"] == {"broker_offline": 180}
+    assert report["results_lost"] == {"broker_offline": 4030}
 
 
 def test_watch_prints_results(
