@@ -60,7 +60,7 @@ def main() -> None:
     pipeline = load_pipeline(arguments.pipeline)
     test = load_part("cifar10", arguments.data, "test", calibration_size=1)
     task = build_task(pipeline.task, pipeline.labels)
-    evidence = collect_evidence(pipeline.network, task, test.images, test.labels)
+    evidence = collect_evidence(pipeline.network, task, test)
     quality = evidence.quality.numpy()
     print("| policy | budget | frozen: top-1 | worst window | controlled: top-1 | worst window |")
     print("|---|---|---|---|---|---|")

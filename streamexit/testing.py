@@ -15,9 +15,10 @@ from streamexit.models.cost import gflops_per_exit
 from streamexit.models.network import MultiExitNetwork, Stage
 from streamexit.models.pipeline import register_policies, save_pipeline
 from streamexit.preprocessing import Preprocessing
-from streamexit.scheduling.policy import POLICIES, fit_policy, save_policy
+from streamexit.scheduling.policy import fit_policy, save_policy
 from streamexit.sources.source import DropReport, Picture
 from streamexit.tasks.classification import ClassificationTask
+from streamexit.training.datasets import LabelledImages
 
 TOY_LABELS = ("ant", "bee", "cat", "dog")
 TOY_PREPROCESSING = Preprocessing(8, 8, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -61,6 +62,9 @@ class ListSource:
             raise self._error
 
 
+TOY_POLICIES = ("direct", "msdnet", "eenet")
+
+
 def toy_pictures(count: int, *, seed: int = 0, rate: float = 25.0) -> list[Picture]:
     """Random pictures of the toy network's size, labelled at random."""
     random = np.random.default_rng(seed)
@@ -82,7 +86,7 @@ def toy_network(
 
 
 def write_toy_pipeline(folder: Path, *, num_exits: int = 3, seed: int = 0) -> Path:
-    """A complete pipeline folder with every policy of the library, in a second."""
+    """A complete pipeline folder with policies, in seconds."""
     torch.manual_seed(seed)
     network = toy_network(num_exits=num_exits).eval()
     for parameter in network.parameters():
@@ -100,13 +104,16 @@ def write_toy_pipeline(folder: Path, *, num_exits: int = 3, seed: int = 0) -> Pa
     evidence = collect_evidence(
         network,
         ClassificationTask(labels=TOY_LABELS),
-        np.stack([p.image for p in pictures]),
-        np.array([p.label for p in pictures], np.int64),
+        LabelledImages(
+            np.stack([p.image for p in pictures]),
+            np.array([p.label for p in pictures], np.int64),
+            TOY_LABELS,
+        ),
     )
     costs = gflops_per_exit(network)
     fractions = tuple(round(c, 9) / round(costs[-1], 9) for c in costs)
-    files = {name: folder / "policies" / f"{name}.safetensors" for name in POLICIES}
+    files = {name: folder / "policies" / f"{name}.safetensors" for name in TOY_POLICIES}
     for name, file in files.items():
         save_policy(fit_policy(name, evidence, fractions), file)
-    register_policies(folder, files, default="eenet")
+    register_policies(folder, files, default="direct")
     return folder

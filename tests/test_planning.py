@@ -43,8 +43,8 @@ def test_plan_takes_the_named_policy_and_gflops(tmp_path: Path, toy_pipeline: Pa
     """A stream may name its policy, and a budget in GFLOPs becomes a share of the full network."""
     costs = load_pipeline(toy_pipeline).costs
     budget = f"{{gflops_per_frame: {costs.full / 2:.12f}}}"
-    (stream,) = plan(tmp_path, toy_pipeline, policy="max-probability", budget=budget)
-    assert stream.policy.name == "max-probability"
+    (stream,) = plan(tmp_path, toy_pipeline, policy="msdnet", budget=budget)
+    assert stream.policy.name == "msdnet"
     assert stream.fraction == pytest.approx(0.5, rel=1e-4)
 
 

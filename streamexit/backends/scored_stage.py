@@ -47,7 +47,7 @@ class ScoredStage(nn.Module):
         readout = self._task.read(output.logits, carry)
         if past is None:
             past = readout.distribution.new_zeros((readout.distribution.shape[0], 0))
-        evidence = Evidence(readout.distribution, readout.confidence, past)
+        evidence = Evidence(readout.distribution, readout.confidence, past, output.confidence)
         scores = self._scorer.score(k, evidence)
         new_past = cat([past, scores[:, None]], dim=1)
         return ScoredOutput(scores, readout.answer, (new_past, readout.carry, *output.features))

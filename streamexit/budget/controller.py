@@ -12,7 +12,7 @@ from typing import Literal
 
 from streamexit.errors import BudgetError
 from streamexit.exits import ALWAYS
-from streamexit.scheduling.thresholds import ThresholdTable
+from streamexit.scheduling.thresholds import ThresholdTable, spread_ties
 
 BudgetState = Literal["on_budget", "saturated", "unreachable", "not_binding"]
 """on_budget: over the last W frames, spending is within 5% of a window's budget (or one full frame).
@@ -122,6 +122,7 @@ class BudgetController:
         self._debt = 0.0
         self._trim = 0.0
         self._version = 0
+        self._decisions = 0.0
         self._recent: deque[int] = deque(maxlen=window)
         self._window = window
 
@@ -132,7 +133,8 @@ class BudgetController:
         score leaves early only where everything does, so that it cannot break a budget.
         """
         threshold = self._table.threshold(self.coordinate, k)
-        leaving = score >= threshold or threshold == ALWAYS
+        leaving = spread_ties(score, k, self._decisions) >= threshold or threshold == ALWAYS
+        self._decisions += 1
         if self._binding:
             already = self._staying[k - 1] if k else self._budget
             self._owe((self._costs[k] if leaving else self._staying[k]) - already)

@@ -25,7 +25,11 @@ from streamexit.models.pipeline import (
     save_pipeline,
 )
 from streamexit.preprocessing import Preprocessing
-from streamexit.scheduling.policy import POLICIES, fit_policy, save_policy
+from streamexit.scheduling.evidence import Calibration
+from streamexit.scheduling.methods import find_method
+from streamexit.scheduling.policy import ExitPolicy, fit_policy, save_policy
+from streamexit.scheduling.scorers import score_all_exits
+from streamexit.scheduling.thresholds import exits_taken, spread_all, thresholds_within
 from streamexit.tasks.classification import build_task
 from streamexit.training.datasets import LabelledImages, load_part
 from streamexit.training.recipe import Recipe
@@ -33,6 +37,12 @@ from streamexit.training.trainer import EpochReport, Trainer, exit_accuracy
 
 CHECKPOINT = Path(".training/checkpoint.pt")
 REPORT = "training.json"
+
+DEFAULT_METHODS = ("direct", "direct-learned", "msdnet", "eenet")
+"""What `fit` enters into a pipeline unless told; the best on held-out frames becomes the default."""
+
+FOLDS = 3
+HELD_OUT_BUDGETS = 9
 
 
 def train_pipeline(
@@ -109,16 +119,15 @@ def fit_policies(
     """Fit policies on the calibration part of the pipeline's data and enter them into the folder.
 
     Returns:
-        Per policy: where it was written and how many budgets its table has.
+        The default, and per policy: where it was written, how many budgets its table has, and its
+        mean quality on held-out frames over all budgets.
 
     Raises:
         PipelineError: Unknown policy, or a pipeline that names no calibration data.
     """
     pipeline = load_pipeline(folder)
-    wanted = list(names or POLICIES)
-    chosen = default or pipeline.default_policy or wanted[0]
-    if chosen not in {*wanted, *pipeline.policies}:
-        raise PipelineError(f"default: {chosen!r} is not fitted; fitted would be {wanted}")
+    for name in names or ():
+        find_method(name)
     spec = pipeline.calibration
     if spec is None:
         raise PipelineError(f"{folder}: pipeline.yaml names no calibration data")
@@ -127,24 +136,69 @@ def fit_policies(
     pictures = load_part(spec.dataset, root, "calibration", calibration_size=size)
     _check_size(str(folder), pipeline.network.preprocessing, pictures)
     task = build_task(pipeline.task, pipeline.labels)
-    network = pipeline.network.to(pick_device(device))
-    evidence = collect_evidence(network, task, pictures.images, pictures.labels)
-    report: dict[str, Any] = {"pipeline": pipeline.name, "calibration_frames": len(pictures.labels)}
+    evidence = collect_evidence(pipeline.network.to(pick_device(device)), task, pictures)
+    wanted = list(names or DEFAULT_METHODS)
+    if default and default not in {*wanted, *pipeline.policies}:
+        raise PipelineError(f"default: {default!r} is not fitted; fitted would be {wanted}")
+    fractions = pipeline.costs.fractions
+    with _one_thread():
+        policies = [fit_policy(name, evidence, fractions, seed=seed) for name in wanted]
+        held_out = {name: held_out_quality(name, evidence, fractions, seed) for name in wanted}
     files: dict[str, Path] = {}
-    for name in wanted:
-        with _one_thread():
-            policy = fit_policy(name, evidence, pipeline.costs.fractions, seed=seed)
+    for policy in policies:
         policy.provenance.update(
             data=spec.model_dump(),
+            held_out_quality=round(held_out[policy.name], 5),
             date=datetime.now(UTC).date().isoformat(),
             version=version("streamexit"),
         )
-        file = folder / "policies" / f"{name}.safetensors"
-        save_policy(policy, file)
-        files[name] = file
-        report[name] = {"file": str(file), "table_rows": len(policy.table.budgets)}
+        files[policy.name] = folder / "policies" / f"{policy.name}.safetensors"
+        save_policy(policy, files[policy.name])
+    best = max(held_out, key=lambda name: held_out[name])
+    chosen = default or (pipeline.default_policy if names else None) or best
     register_policies(folder, files, default=chosen)
-    return report
+    return {
+        "pipeline": pipeline.name,
+        "calibration_frames": len(pictures.labels),
+        "default": chosen,
+        **{p.name: _summary(p, files[p.name]) for p in policies},
+    }
+
+
+def held_out_quality(
+    name: str, evidence: Calibration, fractions: tuple[float, ...], seed: int
+) -> float:
+    """Mean quality over budgets on frames that the policy was not fitted on, over `FOLDS` folds.
+
+    Args:
+        name: Of the method.
+        evidence: Calibration frames.
+        fractions: [K].
+        seed: Of the method, and of the folds.
+    """
+    n = len(evidence.quality)
+    fold = torch.randperm(n, generator=torch.Generator().manual_seed(seed)) % FOLDS
+    costs = torch.tensor(fractions)
+    found = []
+    for i in range(FOLDS):
+        policy = fit_policy(
+            name, evidence.rows(torch.nonzero(fold != i)[:, 0]), fractions, seed=seed
+        )
+        rest = evidence.rows(torch.nonzero(fold == i)[:, 0])
+        scores = spread_all(score_all_exits(policy.scorer, rest).double().numpy())
+        quality = rest.quality.double().numpy()
+        for budget in torch.linspace(float(costs[0]), 1, HELD_OUT_BUDGETS + 2)[1:-1].tolist():
+            taken = exits_taken(scores, thresholds_within(policy.table, scores, budget))
+            found.append(float(quality[range(len(taken)), taken].mean()))
+    return sum(found) / len(found)
+
+
+def _summary(policy: ExitPolicy, file: Path) -> dict[str, Any]:
+    return {
+        "file": str(file),
+        "table_rows": len(policy.table.budgets),
+        "held_out_quality": policy.provenance["held_out_quality"],
+    }
 
 
 def _check_size(where: str, preprocessing: Preprocessing, pictures: LabelledImages) -> None:

@@ -7,9 +7,10 @@ from streamexit.cli.demo import demo
 from streamexit.cli.making import fit, train
 from streamexit.cli.node import check, run
 from streamexit.cli.replaying import replay
+from streamexit.cli.tracing import compare, record
 from streamexit.cli.watching import watch
 
 __all__ = ["app"]
 
-for command in (demo, run, check, replay, watch, train, fit):
+for command in (demo, run, check, replay, watch, train, fit, record, compare):
     app.command()(reporting_errors(command))

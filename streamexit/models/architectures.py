@@ -11,7 +11,12 @@ from streamexit.errors import PipelineError
 from streamexit.models.network import MultiExitNetwork
 from streamexit.preprocessing import Preprocessing
 
-ARCHITECTURES = {"cifar_resnet": "streamexit.models.cifar_resnet:build"}
+ARCHITECTURES = {
+    "cifar_resnet": "streamexit.models.cifar_resnet:build",
+    "densenet": "streamexit.models.densenet:build",
+    "msdnet": "streamexit.models.msdnet:build",
+    "two_scale_resnet": "streamexit.models.two_scale_resnet:build",
+}
 """Name -> "module:factory", imported when asked for."""
 
 

@@ -1,15 +1,18 @@
 """The ResNets of He et al. (CVPR 2016, section 4.2) for small pictures, 6n+2 layers, with exits.
 
-Differences from that paper: shortcuts that change the shape are 1x1 convolutions (their option B).
+Shortcuts that change the shape are 1x1 convolutions (their option B) unless "pad" asks for the
+paper's choice on CIFAR, which has no weights (option A: every second pixel, zeros for new channels).
 The exits are ours: light depthwise-separable heads, because a passed head is paid for.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from streamexit.errors import PipelineError
+from streamexit.models.blocks import initialise_convolutions, pooled_classifier, separable
 from streamexit.models.network import MultiExitNetwork, Stage
 from streamexit.preprocessing import Preprocessing
 
@@ -19,14 +22,16 @@ WIDTHS = (16, 32, 64)
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut."""
 
-    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+    def __init__(self, channels_in: int, channels: int, stride: int, *, pad: bool) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
         self.norm1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(channels)
         self.shortcut: nn.Module = nn.Identity()
-        if stride != 1 or channels_in != channels:
+        if stride != 1 and pad:
+            self.shortcut = PaddedShortcut(channels - channels_in)
+        elif stride != 1 or channels_in != channels:
             self.shortcut = nn.Sequential(
                 nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
             )
@@ -37,19 +42,34 @@ class BasicBlock(nn.Module):
         return functional.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
-def separable(channels_in: int, channels: int) -> nn.Sequential:
-    """A depthwise 3x3 convolution that halves the size, then a pointwise one."""
-    return nn.Sequential(
-        nn.Conv2d(channels_in, channels_in, 3, 2, 1, groups=channels_in, bias=False),
-        nn.Conv2d(channels_in, channels, 1, bias=False),
-        nn.BatchNorm2d(channels),
-        nn.ReLU(inplace=True),
-    )
+class PaddedShortcut(nn.Module):
+    """Every second pixel, and zeros for the channels that are new."""
+
+    def __init__(self, new_channels: int) -> None:
+        super().__init__()
+        self._new = new_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, C', H, W] to [N, C' + new, H / 2, W / 2]."""
+        before = self._new // 2
+        return functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, before, self._new - before))
 
 
-def pooled_classifier(channels: int, num_classes: int) -> nn.Sequential:
-    """Global average pooling and one linear layer."""
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
+class ConfidenceHead(nn.Module):
+    """EENets' exit block, kind "pool" (Demir and Akbas, 2024): pooling, then two linear layers.
+
+    One gives the logits, one the confidence. No convolution, so a passed head costs next to nothing.
+    """
+
+    def __init__(self, channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.classify = nn.Linear(channels, num_classes)
+        self.confide = nn.Linear(channels, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, channels, H, W] to logits [N, C] and confidence [N] in [0, 1]."""
+        pooled = x.mean((2, 3))
+        return self.classify(pooled), torch.sigmoid(self.confide(pooled)).squeeze(1)
 
 
 def early_head(channels: int, num_classes: int, *, width: int = 128) -> nn.Sequential:
@@ -64,7 +84,13 @@ def early_head(channels: int, num_classes: int, *, width: int = 128) -> nn.Seque
 
 
 def build(
-    *, depth: int, exits: list[int], num_classes: int, preprocessing: Preprocessing
+    *,
+    depth: int,
+    exits: list[int],
+    num_classes: int,
+    preprocessing: Preprocessing,
+    heads: str = "light",
+    shortcuts: str = "projection",
 ) -> MultiExitNetwork:
     """Build a CIFAR ResNet with exits.
 
@@ -73,6 +99,8 @@ def build(
         exits: After which residual block (from 1) each exit stands, rising; the last is 3n.
         num_classes: C.
         preprocessing: Declared input.
+        heads: "light" (ours) or "confidence" (EENets' exit blocks, with a confidence branch).
+        shortcuts: "projection" or "pad".
 
     Raises:
         PipelineError: `depth` or `exits` do not describe such a network.
@@ -85,6 +113,10 @@ def build(
         raise PipelineError(
             f"network.exits: {list(exits)} must rise and end with the last block, {3 * n}"
         )
+    if heads not in ("light", "confidence"):
+        raise PipelineError(f"network.heads: {heads!r} must be light or confidence")
+    if shortcuts not in ("projection", "pad"):
+        raise PipelineError(f"network.shortcuts: {shortcuts!r} must be projection or pad")
     stages: list[Stage] = []
     trunk: list[nn.Module] = [
         nn.Conv2d(3, WIDTHS[0], 3, 1, 1, bias=False),
@@ -94,15 +126,19 @@ def build(
     channels = WIDTHS[0]
     for block in range(1, 3 * n + 1):
         width = WIDTHS[(block - 1) // n]
-        trunk.append(BasicBlock(channels, width, 1 if width == channels else 2))
+        trunk.append(
+            BasicBlock(channels, width, 1 if width == channels else 2, pad=shortcuts == "pad")
+        )
         channels = width
         if block in exits:
             last = block == 3 * n
-            head = (pooled_classifier if last else early_head)(channels, num_classes)
+            head: nn.Module
+            if heads == "confidence":
+                head = ConfidenceHead(channels, num_classes)
+            else:
+                head = (pooled_classifier if last else early_head)(channels, num_classes)
             stages.append(Stage(nn.Sequential(*trunk), head, last=last))
             trunk = []
     network = MultiExitNetwork(stages, preprocessing)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    initialise_convolutions(network)
     return network

@@ -23,14 +23,19 @@ class StageOutput(NamedTuple):
     Attributes:
         features: Input of the next stage; empty after the last.
         logits: [N, C] for classification, [N, C, h, w] for segmentation.
+        confidence: [N] in [0, 1], from networks with a confidence branch (EENets).
     """
 
     features: Features
     logits: Tensor
+    confidence: Tensor | None = None
 
 
 class Stage(nn.Module):
-    """A piece of trunk and the head of the exit behind it, for trunks that carry one tensor."""
+    """A piece of trunk and the head of the exit behind it, for trunks that carry one tensor.
+
+    The head gives logits, or a tuple (logits, confidence).
+    """
 
     def __init__(self, trunk: nn.Module, head: nn.Module, *, last: bool) -> None:
         super().__init__()
@@ -41,7 +46,11 @@ class Stage(nn.Module):
     def forward(self, features: Features) -> StageOutput:
         """Run on `features` (one tensor [N, C', H', W'])."""
         carried = self.trunk(features[0])
-        return StageOutput(() if self.last else (carried,), self.head(carried))
+        passed_on = () if self.last else (carried,)
+        answer = self.head(carried)
+        if isinstance(answer, tuple):
+            return StageOutput(passed_on, *answer)
+        return StageOutput(passed_on, answer)
 
 
 class Normalise(nn.Module):

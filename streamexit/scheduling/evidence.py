@@ -5,6 +5,7 @@ N: frames, K: exits, C: columns of the distribution, F: confidence features.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,18 +19,34 @@ from streamexit.errors import DataError
 Floats = NDArray[np.float64]
 
 
+MAX_PROBABILITY = 0
+"""Column of the confidence features: the largest class probability."""
+
+CERTAINTY = 1
+"""1 + sum p log p / log C: 1 for a certain and 0 for a uniform distribution."""
+
+VOTE = 2
+"""Share of the exits so far that agree with the most frequent prediction."""
+
+RUN = 3
+"""Share of the exits so far that agree with this one without a break, this one included."""
+
+
 class Evidence(NamedTuple):
     """What is known of N frames at one exit. Scorers see this, never pixels.
 
     Attributes:
         distribution: [N, C]: class probabilities.
-        confidence: [N, F] in [0, 1]; the first column is the largest probability.
+        confidence: [N, F] in [0, 1]; the first four columns are those of `MAX_PROBABILITY`,
+            `CERTAINTY`, `VOTE` and `RUN`.
         past_scores: [N, k]: the exit scores at the exits before this one.
+        branch: [N] in [0, 1]: what the network's own confidence branch says, if it has one.
     """
 
     distribution: Tensor
     confidence: Tensor
     past_scores: Tensor
+    branch: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -40,11 +57,16 @@ class Calibration:
         distribution: float32 [N, K, C].
         confidence: float32 [N, K, F].
         quality: float32 [N, K] in [0, 1]: 1 where exit k's answer is right.
+        branch: float32 [N, K] in [0, 1], from networks with confidence branches.
+        right_probability: float32 [N, K]: the probability that exit k gives the right answer, where
+            there is one right answer.
     """
 
     distribution: Tensor
     confidence: Tensor
     quality: Tensor
+    branch: Tensor | None = None
+    right_probability: Tensor | None = None
 
     def __post_init__(self) -> None:
         n, k = self.quality.shape
@@ -55,10 +77,52 @@ class Calibration:
             )
         if n < k:
             raise DataError(f"calibration: {n} frames are too few for {k} exits")
-        if not torch.isfinite(self.distribution).all():
-            raise DataError("calibration: probabilities hold NaN or infinity")
+        for name in ("distribution", "confidence", "quality", "branch", "right_probability"):
+            values = getattr(self, name)
+            if values is not None and not torch.isfinite(values).all():
+                raise DataError(f"calibration: {name} holds NaN or infinity")
 
     @property
     def num_exits(self) -> int:
         """K."""
         return self.quality.shape[1]
+
+    @property
+    def likelihood(self) -> Tensor:
+        """[N, K]: what the methods that learn from the label's likelihood take for it.
+
+        The quality stands in where no single answer is the right one.
+        """
+        return self.quality if self.right_probability is None else self.right_probability
+
+    def at(self, k: int, past_scores: Tensor) -> Evidence:
+        """What is known at exit k when the exits before gave `past_scores` [N, k]."""
+        return Evidence(
+            self.distribution[:, k],
+            self.confidence[:, k],
+            past_scores,
+            None if self.branch is None else self.branch[:, k],
+        )
+
+    def rows(self, index: Tensor) -> Calibration:
+        """The frames at `index`."""
+        return Calibration(
+            self.distribution[index],
+            self.confidence[index],
+            self.quality[index],
+            None if self.branch is None else self.branch[index],
+            None if self.right_probability is None else self.right_probability[index],
+        )
+
+
+def concatenate(parts: Sequence[Calibration]) -> Calibration:
+    """All frames of `parts`, in order."""
+    branches = [part.branch for part in parts if part.branch is not None]
+    right = [part.right_probability for part in parts if part.right_probability is not None]
+    return Calibration(
+        torch.cat([part.distribution for part in parts]),
+        torch.cat([part.confidence for part in parts]),
+        torch.cat([part.quality for part in parts]),
+        torch.cat(branches) if branches else None,
+        torch.cat(right) if right else None,
+    )

@@ -12,10 +12,9 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from streamexit.errors import PipelineError
-from streamexit.scheduling.eenet import EENetFit, table_budgets
 from streamexit.scheduling.evidence import Calibration
-from streamexit.scheduling.scorers import MaxProbability, Scorer, build_scorer, score_all_exits
-from streamexit.scheduling.shares import GeometricShares, ShareRule
+from streamexit.scheduling.methods import SCORER_FITS, SHARE_RULES, build_scorer, find_method
+from streamexit.scheduling.scorers import Scorer, score_all_exits
 from streamexit.scheduling.thresholds import ThresholdTable, build_table
 
 FORMAT = "streamexit.policy/1"
@@ -40,44 +39,38 @@ class ExitPolicy:
 
 
 def fit_policy(
-    name: str, calibration: Calibration, fractions: tuple[float, ...], *, seed: int = 0
+    name: str,
+    calibration: Calibration,
+    fractions: tuple[float, ...],
+    *,
+    seed: int = 0,
+    scorer: Scorer | None = None,
 ) -> ExitPolicy:
     """Fit a policy of the library on calibration data.
 
     Args:
-        name: A key of `POLICIES`.
+        name: A key of `METHODS`, or "scorer+rule".
         calibration: Evidence that no other step has used.
         fractions: [K], cost of each exit as a share of the full network's.
         seed: For methods with random initial weights.
+        scorer: Of this method, if it is fitted already.
 
     Raises:
         PipelineError: Unknown name.
     """
-    if name not in POLICIES:
-        raise PipelineError(f"policy: {name!r} is unknown; known are {', '.join(POLICIES)}")
-    scorer, rule = POLICIES[name](calibration, fractions, seed)
-    scores = score_all_exits(scorer, calibration).detach().double().numpy()
-    rows = [rule.shares(float(budget)) for budget in table_budgets(fractions)]
-    table = build_table(scores, fractions, rows)
-    provenance = {"scorer": scorer.kind, "share_rule": rule.kind, "frames": len(scores)}
-    return ExitPolicy(name, scorer, table, {**provenance, "seed": seed})
-
-
-def _eenet(
-    calibration: Calibration, fractions: tuple[float, ...], seed: int
-) -> tuple[Scorer, ShareRule]:
-    fit = EENetFit(calibration, fractions, seed=seed)
-    return fit.scorer, fit
-
-
-def _max_probability(
-    calibration: Calibration, fractions: tuple[float, ...], seed: int
-) -> tuple[Scorer, ShareRule]:
-    return MaxProbability(), GeometricShares(fractions)
-
-
-POLICIES = {"eenet": _eenet, "max-probability": _max_probability}
-"""Name -> how its scorer and share rule come from (calibration, fractions, seed)."""
+    method = find_method(name)
+    scorer = scorer or SCORER_FITS[method.scorer](calibration, fractions, seed)
+    scores = score_all_exits(scorer, calibration).detach()
+    rule = SHARE_RULES[method.share_rule](calibration, scores, fractions, seed)
+    table = build_table(scores.double().numpy(), fractions, rule.rows())
+    provenance = {
+        "scorer": method.scorer,
+        "share_rule": method.share_rule,
+        "source": method.source,
+        "frames": len(scores),
+        "seed": seed,
+    }
+    return ExitPolicy(name, scorer, table, provenance)
 
 
 def save_policy(policy: ExitPolicy, path: Path) -> None:

@@ -1,7 +1,8 @@
 """Scorers: how likely is this exit's answer good enough?
 
 A scorer runs inside the compiled stage, on the device, so it is a plain `nn.Module` over tensors.
-N: rows, K: exits, C: columns of the distribution, F: confidence features.
+Those of this file are computed from the evidence as it is; the learned ones have files of their own.
+N: rows, K: exits.
 """
 
 from __future__ import annotations
@@ -12,7 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from streamexit.errors import PipelineError
-from streamexit.scheduling.evidence import Calibration, Evidence
+from streamexit.scheduling.evidence import (
+    CERTAINTY,
+    MAX_PROBABILITY,
+    RUN,
+    VOTE,
+    Calibration,
+    Evidence,
+)
+
+TIE_BREAK = 1e-3
+"""What the largest probability adds where a score has a few values only and would not rank."""
 
 
 class Scorer(nn.Module):
@@ -28,6 +39,14 @@ class Scorer(nn.Module):
         """Keyword arguments that build this scorer again, without its weights."""
         return {}
 
+    def own_thresholds(self, num_exits: int) -> dict[str, list[float]]:
+        """Operating points that the method's paper uses by itself, without a budget.
+
+        Returns:
+            Name of the point -> [K - 1] thresholds.
+        """
+        return {}
+
     def forward(self, k: int, evidence: Evidence) -> Tensor:
         """The same as `score`."""
         return self.score(k, evidence)
@@ -39,71 +58,94 @@ class MaxProbability(Scorer):
     kind = "max_probability"
 
     def score(self, k: int, evidence: Evidence) -> Tensor:
-        """Column 0 of the confidence features."""
-        return evidence.confidence[:, 0]
+        """Column `MAX_PROBABILITY`."""
+        return evidence.confidence[:, MAX_PROBABILITY]
 
 
-class EENetScorer(Scorer):
-    """EENet's learned exit score g_k (Ilhan et al., WACV 2024, section 3.2).
+class Certainty(Scorer):
+    """One minus the normalised entropy (BranchyNet, Teerapittayanon et al., ICPR 2016).
 
-    A linear function per exit of the class probabilities, the confidence features and the scores
-    at earlier exits. Published, it is clamped to [0, 1]; here a sigmoid bounds it, which ranks
-    frames the same way and has a gradient everywhere.
-
-    Args:
-        num_exits: K; the last exit accepts always and its score only serves reporting.
-        num_columns: C.
-        num_features: F.
+    The paper leaves where the entropy is below a threshold; this is the same order, turned round.
     """
 
-    kind = "eenet"
-
-    def __init__(self, *, num_exits: int, num_columns: int, num_features: int) -> None:
-        super().__init__()
-        self._config = {
-            "num_exits": num_exits,
-            "num_columns": num_columns,
-            "num_features": num_features,
-        }
-        self.exits = nn.ModuleList(
-            nn.Linear(num_columns + num_features + k, 1) for k in range(num_exits)
-        )
-        for linear in self.exits:
-            assert isinstance(linear, nn.Linear)
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
-            with torch.no_grad():
-                linear.weight[0, num_columns] = 1.0  # start as the largest probability
+    kind = "certainty"
 
     def score(self, k: int, evidence: Evidence) -> Tensor:
-        """Sigmoid of a linear function of everything seen so far."""
-        return torch.sigmoid(self.exits[k](torch.cat(evidence, dim=1)).squeeze(1))
+        """Column `CERTAINTY`."""
+        return evidence.confidence[:, CERTAINTY]
+
+
+class Vote(Scorer):
+    """PABEE in the budgeted form of EENet's comparison: how many exits so far agree on one answer.
+
+    With few exits votes take few values, so the largest probability breaks ties.
+    """
+
+    kind = "vote"
+
+    def score(self, k: int, evidence: Evidence) -> Tensor:
+        """Column `VOTE` and a thousandth of the largest probability."""
+        return _break_ties(evidence.confidence[:, VOTE], evidence)
+
+
+class Patience(Scorer):
+    """PABEE's own counter (Zhou et al., NeurIPS 2020): for how many exits the answer has not changed.
+
+    The score is (counter + a tie-break below 1) / K, so that the paper's rule "leave when the
+    counter reaches t" is the threshold t / K, and a budget can rank between two such points.
+
+    Args:
+        num_exits: K.
+    """
+
+    kind = "patience"
+
+    def __init__(self, *, num_exits: int) -> None:
+        super().__init__()
+        self._num_exits = num_exits
+
+    def score(self, k: int, evidence: Evidence) -> Tensor:
+        """The counter at exit k is 0 where the answer is new, at most k."""
+        counter = evidence.confidence[:, RUN] * (k + 1) - 1
+        return (counter.round() + 0.999 * evidence.confidence[:, MAX_PROBABILITY]) / self._num_exits
 
     def config(self) -> dict[str, Any]:
-        """Sizes."""
-        return dict(self._config)
+        """K."""
+        return {"num_exits": self._num_exits}
+
+    def own_thresholds(self, num_exits: int) -> dict[str, list[float]]:
+        """One point per patience."""
+        return {f"patience {t}": [t / num_exits] * (num_exits - 1) for t in range(1, num_exits)}
 
 
-SCORERS: dict[str, type[Scorer]] = {s.kind: s for s in (MaxProbability, EENetScorer)}
+class ConfidenceBranch(Scorer):
+    """What the network's own confidence branch says (EENets, Demir and Akbas, arXiv 2409.05336)."""
+
+    kind = "branch"
+
+    def score(self, k: int, evidence: Evidence) -> Tensor:
+        """The branch's output.
+
+        Raises:
+            PipelineError: The network has no such branch.
+        """
+        if evidence.branch is None:
+            raise PipelineError("policy: the network has no confidence branch to score by")
+        return evidence.branch
+
+    def own_thresholds(self, num_exits: int) -> dict[str, list[float]]:
+        """The paper leaves where the confidence is above one half."""
+        return {"confidence 0.5": [0.5] * (num_exits - 1)}
 
 
-def build_scorer(kind: str, config: dict[str, Any]) -> Scorer:
-    """Build a scorer by name.
-
-    Raises:
-        PipelineError: Unknown name.
-    """
-    if kind not in SCORERS:
-        raise PipelineError(f"policy.scorer: {kind!r} is unknown; known are {', '.join(SCORERS)}")
-    return SCORERS[kind](**config)
+def _break_ties(score: Tensor, evidence: Evidence) -> Tensor:
+    return (score + TIE_BREAK * evidence.confidence[:, MAX_PROBABILITY]) / (1 + TIE_BREAK)
 
 
 def score_all_exits(scorer: Scorer, calibration: Calibration) -> Tensor:
     """Scores [N, K] of all frames at all exits, as the running network would compute them."""
     scores = calibration.quality.new_zeros((len(calibration.quality), 0))
     for k in range(calibration.num_exits):
-        evidence = Evidence(
-            calibration.distribution[:, k], calibration.confidence[:, k], scores.detach()
-        )
-        scores = torch.cat([scores, scorer.score(k, evidence)[:, None]], dim=1)
+        here = scorer.score(k, calibration.at(k, scores.detach()))
+        scores = torch.cat([scores, here[:, None]], dim=1)
     return scores

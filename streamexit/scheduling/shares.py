@@ -12,6 +12,8 @@ import numpy as np
 
 from streamexit.scheduling.evidence import Floats
 
+TABLE_ROWS = 25
+
 
 class ShareRule(Protocol):
     """Gives exit shares for a budget."""
@@ -24,6 +26,10 @@ class ShareRule(Protocol):
         Args:
             budget: Mean cost as a share of the full network's, between the first exit's and 1.
         """
+        ...
+
+    def rows(self) -> list[Floats]:
+        """Shares for rising budgets over the whole range, to build a table of thresholds from."""
         ...
 
 
@@ -44,6 +50,15 @@ class GeometricShares:
     def shares(self, budget: float) -> Floats:
         """See `ShareRule`."""
         return tilt_to_budget(np.full(len(self._costs), 1.0), self._costs, budget, by_depth=True)
+
+    def rows(self) -> list[Floats]:
+        """See `ShareRule`."""
+        return [self.shares(float(budget)) for budget in table_budgets(self._costs)]
+
+
+def table_budgets(fractions: Sequence[float] | Floats, *, rows: int = TABLE_ROWS) -> Floats:
+    """Evenly spaced budgets strictly between the first exit's cost and the full one."""
+    return np.linspace(fractions[0], fractions[-1], rows + 2)[1:-1]
 
 
 def tilt_to_budget(

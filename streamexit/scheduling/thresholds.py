@@ -10,16 +10,49 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamexit.errors import PipelineError
+from streamexit.errors import BudgetError, PipelineError
 from streamexit.exits import ALWAYS, NEVER
 from streamexit.scheduling.evidence import Floats
 
 LOGIT_LIMIT = 17.0
 """Scores are float32, so a logit of 17 is as near to 0 or 1 as makes a difference."""
+
+
+SPREAD = 1e-6
+"""How far equal scores are drawn apart; less than what a score means."""
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+Score = TypeVar("Score", float, Floats)
+
+
+def spread_ties(score: Score, k: int, index: Score) -> Score:
+    """Draw equal scores apart, evenly and reproducibly, so that any share of them can leave.
+
+    Without it, frames that a scorer cannot tell apart (a softmax that is saturated, votes) would
+    all leave or all stay, and cost would jump at one threshold. The offset follows the golden
+    ratio's sequence, of which any stretch is evenly spread.
+
+    Args:
+        score: In [0, 1]; one, or [N].
+        k: Exit.
+        index: Of the frame among those that were decided; one, or [N].
+
+    Returns:
+        As `score`, still in [0, 1].
+    """
+    return (1 - SPREAD) * score + SPREAD * ((index + 0.5 * k) * GOLDEN % 1)
+
+
+def spread_all(scores: Floats) -> Floats:
+    """`spread_ties` for scores [N, K], frames counted by row."""
+    index = np.arange(len(scores), dtype=float)
+    return np.stack([spread_ties(scores[:, k], k, index) for k in range(scores.shape[1])], axis=1)
 
 
 def solve_thresholds(scores: Floats, shares: Floats) -> Floats:
@@ -144,7 +177,7 @@ def build_table(
     """Solve for each row of shares and make the result monotone in the budget.
 
     Args:
-        scores: [N, K] on calibration data.
+        scores: [N, K] on calibration data; ties are spread here.
         fractions: [K].
         budgets_shares: Rows of shares [K], for rising budgets.
 
@@ -152,6 +185,7 @@ def build_table(
     the one that was asked for; rows that do not raise it are left out.
     """
     costs = np.asarray(fractions)
+    scores = spread_all(scores)
     num_exits = len(costs)
     floor = np.full(num_exits, ALWAYS)
     budgets: list[float] = []
@@ -168,6 +202,35 @@ def build_table(
         thresholds.append(tuple(float(t) for t in floor[:-1]))
         shares.append(tuple((np.bincount(taken, minlength=num_exits) / len(taken)).tolist()))
     return ThresholdTable(tuple(fractions), tuple(budgets), tuple(thresholds), tuple(shares))
+
+
+def thresholds_within(table: ThresholdTable, scores: Floats, budget: float) -> Floats:
+    """The table's thresholds that spend the most on frames with these scores, up to `budget`.
+
+    Args:
+        table: Of a policy.
+        scores: [N, K], ties spread.
+        budget: Mean cost as a share of the full network's.
+
+    Returns:
+        [K] thresholds.
+
+    Raises:
+        BudgetError: Below the first exit's cost, which every frame has.
+    """
+    if not budget >= table.low:
+        raise BudgetError(
+            f"budget: {budget:g} is out of reach; leaving at the first exit costs {table.low:.4g}"
+        )
+    costs = np.asarray(table.fractions)
+    if budget >= table.high:
+        return np.asarray(table.at(table.high))
+    low, high = table.low, table.high
+    for _ in range(50):
+        middle = (low + high) / 2
+        cost = costs[exits_taken(scores, np.asarray(table.at(middle)))].mean()
+        low, high = (middle, high) if cost <= budget else (low, middle)
+    return np.asarray(table.at(low))
 
 
 def logit(score: float) -> float:

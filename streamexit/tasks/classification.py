@@ -19,7 +19,7 @@ from streamexit.tasks.readout import Readout, Task
 
 
 class ClassificationTask:
-    """Softmax, top-k, and the three confidence features of EENet (WACV 2024, section 3).
+    """Softmax, top-k, the confidence features of EENet (WACV 2024, section 3) and of PABEE.
 
     Args:
         labels: Class names in index order.
@@ -37,7 +37,8 @@ class ClassificationTask:
 
         Confidence columns: the largest probability; 1 + sum p log p / log C, which is 1 for a
         certain and 0 for a uniform distribution; the share of exits so far that agree with the
-        most frequent prediction. `carry` holds the predictions so far, int64 [N, K].
+        most frequent prediction; the share that agree with this one without a break (PABEE's
+        counter). `carry` holds the predictions so far, int64 [N, K].
         """
         p = functional.softmax(logits.float(), dim=1)
         entropy = torch.special.entr(p).sum(1)
@@ -46,7 +47,9 @@ class ClassificationTask:
         current = top.indices[:, :1]
         predictions = current if carry is None else torch.cat([carry, current], dim=1)
         votes = (predictions[:, :, None] == predictions[:, None, :]).sum(2).amax(1)
-        confidence = torch.stack([top.values[:, 0], certainty, votes / predictions.shape[1]], dim=1)
+        run = (predictions == current).flip(1).cumprod(1).sum(1)
+        exits = predictions.shape[1]
+        confidence = torch.stack([top.values[:, 0], certainty, votes / exits, run / exits], dim=1)
         return Readout((top.indices, top.values), p, confidence, predictions)
 
     def prediction(self, answer: tuple[Any, ...], row: int) -> Classification:

@@ -18,8 +18,8 @@ class Readout(NamedTuple):
     Attributes:
         answer: Tensors [N, ...] from which `Task.prediction` builds the answer on the host.
         distribution: [N, C]: class probabilities (classification).
-        confidence: [N, F] in [0, 1], higher is surer; the first column is the largest
-            probability.
+        confidence: [N, F] in [0, 1], higher is surer; the first four columns are named in
+            `scheduling.evidence`, more may follow.
         carry: Tensor [N, ...] that the next exit's readout wants back.
     """
 

@@ -17,14 +17,21 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def exit_weights(num_exits: int) -> list[float]:
-    """gamma_k proportional to k (from 1), summing to one: later exits count more."""
+def exit_weights(num_exits: int, *, rising: bool = True) -> list[float]:
+    """Weights that sum to one: all equal (MSDNet), or proportional to k, later exits counting more."""
+    if not rising:
+        return [1 / num_exits] * num_exits
     total = num_exits * (num_exits + 1) / 2
     return [k / total for k in range(1, num_exits + 1)]
 
 
 def multi_exit_loss(
-    logits: Sequence[Tensor], labels: Tensor, *, distillation: float, temperature: float
+    logits: Sequence[Tensor],
+    labels: Tensor,
+    *,
+    distillation: float,
+    temperature: float,
+    rising: bool = True,
 ) -> Tensor:
     """The joint loss.
 
@@ -33,13 +40,14 @@ def multi_exit_loss(
         labels: int64 [N].
         distillation: In [0, 1]: how much of an early exit's loss is agreement with the last exit.
         temperature: T; the distillation term carries T squared (Hinton et al. 2015).
+        rising: Weights rise with the exit; else all count the same.
 
     Returns:
         A scalar.
     """
     teacher = functional.log_softmax(logits[-1].detach().float() / temperature, dim=1)
     loss = torch.zeros((), device=labels.device)
-    for k, weight in enumerate(exit_weights(len(logits))):
+    for k, weight in enumerate(exit_weights(len(logits), rising=rising)):
         own = logits[k].float()
         term = functional.cross_entropy(own, labels)
         if distillation and k < len(logits) - 1:
@@ -48,3 +56,44 @@ def multi_exit_loss(
             term = (1 - distillation) * term + distillation * temperature**2 * divergence
         loss = loss + weight * term
     return loss
+
+
+def cost_aware_loss(
+    logits: Sequence[Tensor],
+    confidence: Sequence[Tensor],
+    labels: Tensor,
+    costs: Sequence[float],
+    *,
+    version: str,
+    cost_weight: float,
+) -> Tensor:
+    """EENets' losses v0, v1 and v2 (Demir and Akbas, arXiv 2409.05336, section 3).
+
+    With Y the answer and c the cost of leaving at exit i or later, and h the confidence:
+    Y_i = h_i y_i + (1 - h_i) Y_{i+1} and c_i = h_i cost_i + (1 - h_i) c_{i+1}; at the last exit,
+    which takes all that come, Y and c are its own.
+
+    Args:
+        logits: K tensors [N, C].
+        confidence: K tensors [N] in [0, 1]; the last one's is not used.
+        labels: int64 [N].
+        costs: [K], as shares of the full cost.
+        version: "v0", the sum of all exits' losses; "v1", the loss and the cost of the mixture that
+            starts at the first exit; "v2", of the mixtures that start at each exit, summed.
+        cost_weight: Lambda, what a whole network's cost weighs against a nat of loss.
+
+    Returns:
+        A scalar.
+    """
+    if version == "v0":
+        return torch.stack([functional.cross_entropy(z.float(), labels) for z in logits]).sum()
+    log_answer = functional.log_softmax(logits[-1].float(), dim=1)
+    cost = torch.full_like(labels, costs[-1], dtype=torch.float32)
+    terms = [functional.nll_loss(log_answer, labels) + cost_weight * cost.mean()]
+    for k in reversed(range(len(logits) - 1)):
+        h = confidence[k].float().clamp(1e-6, 1 - 1e-6)
+        own = functional.log_softmax(logits[k].float(), dim=1)
+        log_answer = torch.logaddexp(h.log()[:, None] + own, (1 - h).log()[:, None] + log_answer)
+        cost = h * costs[k] + (1 - h) * cost
+        terms.append(functional.nll_loss(log_answer, labels) + cost_weight * cost.mean())
+    return terms[-1] if version == "v1" else torch.stack(terms).sum()

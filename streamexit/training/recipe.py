@@ -37,6 +37,23 @@ class Optimiser(_Strict):
     """Of the exponential moving average of the weights; the average is what ships."""
 
 
+class JointLoss(_Strict):
+    """All exits learn from the labels at once; see `losses.multi_exit_loss`."""
+
+    kind: Literal["joint"] = "joint"
+    exit_weights: Literal["rising", "equal"] = "rising"
+
+
+class CostAwareLoss(_Strict):
+    """EENets' losses, for networks with confidence branches; see `losses.cost_aware_loss`."""
+
+    kind: Literal["cost_aware"]
+    version: Literal["v0", "v1", "v2"] = "v2"
+    cost_weight: Annotated[float, Field(ge=0)] = 1.0
+    v0_epochs: Annotated[int, Field(ge=0)] = 0
+    """How many epochs of v0 come first (the paper's two-stage training)."""
+
+
 class Distillation(_Strict):
     """Early exits learn from the last one."""
 
@@ -61,6 +78,7 @@ class Recipe(_Strict):
     preprocessing: PreprocessingSection
     data: Data
     optimiser: Optimiser
+    loss: Annotated[JointLoss | CostAwareLoss, Field(discriminator="kind")] = JointLoss()
     distillation: Distillation = Distillation()
     augmentation: Augmentation = Augmentation()
     precision: Literal["float32", "bfloat16"] = "bfloat16"

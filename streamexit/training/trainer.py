@@ -6,7 +6,6 @@ comes from generators seeded by (seed, epoch), so that a resumed run goes on as 
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
@@ -19,11 +18,12 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from streamexit.errors import ConfigurationError
-from streamexit.models.network import MultiExitNetwork
+from streamexit.models.cost import gflops_per_exit
+from streamexit.models.network import MultiExitNetwork, StageOutput
 from streamexit.training.augment import random_crop_and_flip
 from streamexit.training.datasets import LabelledImages
-from streamexit.training.losses import multi_exit_loss
-from streamexit.training.recipe import Recipe
+from streamexit.training.losses import cost_aware_loss, multi_exit_loss
+from streamexit.training.recipe import CostAwareLoss, Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,8 @@ class Trainer:
         self._device = device
         self._checkpoint = checkpoint
         self._on_epoch = on_epoch
+        costs = gflops_per_exit(self._network)
+        self._fractions = [cost / costs[-1] for cost in costs]
         self._average = AveragedModel(
             self._network,
             multi_avg_fn=get_ema_multi_avg_fn(  # type: ignore[no-untyped-call]
@@ -131,21 +133,38 @@ class Trainer:
     def _train_batch(
         self, images: Tensor, labels: Tensor, epoch: int
     ) -> tuple[Tensor, list[Tensor]]:
-        recipe = self._recipe
-        teaching = epoch >= recipe.distillation.starts_at * recipe.optimiser.epochs
         with self._mixed_precision():
-            logits = [output.logits for output in self._network(images)]
-        loss = multi_exit_loss(
-            logits,
-            labels,
-            distillation=recipe.distillation.weight if teaching else 0.0,
-            temperature=recipe.distillation.temperature,
-        )
+            outputs = self._network(images)
+        logits = [output.logits for output in outputs]
+        loss = self._loss(outputs, labels, epoch)
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimiser.step()
         self._average.update_parameters(self._network)
         return loss.detach(), [z.detach() for z in logits]
+
+    def _loss(self, outputs: list[StageOutput], labels: Tensor, epoch: int) -> Tensor:
+        recipe = self._recipe
+        logits = [output.logits for output in outputs]
+        if isinstance(recipe.loss, CostAwareLoss):
+            confidence = [o.confidence for o in outputs if o.confidence is not None]
+            version = "v0" if epoch < recipe.loss.v0_epochs else recipe.loss.version
+            return cost_aware_loss(
+                logits,
+                confidence,
+                labels,
+                self._fractions,
+                version=version,
+                cost_weight=recipe.loss.cost_weight,
+            )
+        teaching = epoch >= recipe.distillation.starts_at * recipe.optimiser.epochs
+        return multi_exit_loss(
+            logits,
+            labels,
+            distillation=recipe.distillation.weight if teaching else 0.0,
+            temperature=recipe.distillation.temperature,
+            rising=recipe.loss.exit_weights == "rising",
+        )
 
     def _mixed_precision(self) -> AbstractContextManager[None]:
         enabled = self._recipe.precision == "bfloat16"
@@ -188,7 +207,7 @@ class Trainer:
         if not self._checkpoint.is_file():
             return 0
         state = torch.load(self._checkpoint, map_location=self._device, weights_only=True)
-        if json.loads(state["recipe"]) != self._recipe.model_dump(mode="json"):
+        if Recipe.model_validate_json(state["recipe"]) != self._recipe:
             raise ConfigurationError(
                 f"{self._checkpoint}: belongs to another recipe; restore that recipe to go on, or "
                 "delete the checkpoint to start anew"

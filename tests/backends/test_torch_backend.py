@@ -15,7 +15,7 @@ from streamexit.tasks.classification import build_task
 from streamexit.testing import toy_pictures
 
 
-@pytest.mark.parametrize("policy_name", ["eenet", "max-probability"])
+@pytest.mark.parametrize("policy_name", ["eenet", "msdnet"])
 def test_scores_are_those_of_calibration(
     toy_pipeline: Path, device: torch.device, policy_name: str
 ) -> None:

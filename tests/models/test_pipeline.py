@@ -114,9 +114,9 @@ def test_saved_pipeline_loads_as_it_was(tmp_path: Path) -> None:
 def test_policies_are_found_by_name_and_default(toy_pipeline: Path) -> None:
     """A policy is found by name, the default without one, and a wrong name gets the nearest."""
     pipeline = load_pipeline(toy_pipeline)
-    assert set(pipeline.policies) == {"eenet", "max-probability"}
+    assert set(pipeline.policies) == {"eenet", "msdnet"}
     assert pipeline.policy_file(None) == toy_pipeline / POLICY
-    assert pipeline.policy_file("max-probability").stem == "max-probability"
+    assert pipeline.policy_file("msdnet").stem == "msdnet"
     with pytest.raises(PipelineError, match=r"no policy 'eenett'; did you mean 'eenet'\?"):
         pipeline.policy_file("eenett")
 

@@ -7,11 +7,17 @@ import pytest
 import torch
 
 from streamexit.errors import DataError, PipelineError
-from streamexit.scheduling.eenet import EENetFit, ExitAssigner
+from streamexit.scheduling.eenet import (
+    EENetScorer,
+    EENetShares,
+    ExitAssigner,
+    fit_eenet_scorer,
+)
 from streamexit.scheduling.evidence import Calibration, Evidence
-from streamexit.scheduling.policy import POLICIES, fit_policy, load_policy, save_policy
-from streamexit.scheduling.scorers import EENetScorer, MaxProbability, score_all_exits
-from streamexit.scheduling.thresholds import exits_taken
+from streamexit.scheduling.methods import METHODS, find_method
+from streamexit.scheduling.policy import fit_policy, load_policy, save_policy
+from streamexit.scheduling.scorers import MaxProbability, score_all_exits
+from streamexit.scheduling.thresholds import exits_taken, spread_all, thresholds_within
 
 COSTS = (0.25, 0.6, 1.0)
 
@@ -114,7 +120,7 @@ def test_policy_of_another_network_is_refused(
     calibration: Calibration, tmp_path: Path, costs: tuple[float, ...]
 ) -> None:
     """A policy fitted for other costs says what to do."""
-    save_policy(fit_policy("max-probability", calibration, COSTS), tmp_path / "p.safetensors")
+    save_policy(fit_policy("msdnet", calibration, COSTS), tmp_path / "p.safetensors")
     with pytest.raises(PipelineError, match="streamexit fit"):
         load_policy(tmp_path / "p.safetensors", costs)
 
@@ -130,7 +136,7 @@ def test_damaged_policy_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_unknown_policy_names_the_known() -> None:
     """A policy that the library does not have is refused with the ones it has."""
     few = Calibration(torch.ones(3, 3, 2) / 2, torch.ones(3, 3, 3), torch.ones(3, 3))
-    with pytest.raises(PipelineError, match="max-probability"):
+    with pytest.raises(PipelineError, match="msdnet"):
         fit_policy("magic", few, COSTS)
 
 

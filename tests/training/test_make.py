@@ -67,7 +67,7 @@ def test_from_recipe_to_policies(tmp_path: Path, archives: Path) -> None:
     assert fitted["calibration_frames"] == 300
     pipeline = load_pipeline(tmp_path / "p")
     assert pipeline.default_policy == "eenet"
-    assert set(pipeline.policies) == {"eenet", "max-probability"}
+    assert set(pipeline.policies) == {"eenet", "msdnet"}
     for name, file in pipeline.policies.items():
         policy = load_policy(file, pipeline.costs.fractions)
         assert policy.name == name
@@ -83,8 +83,8 @@ def test_from_recipe_to_policies(tmp_path: Path, archives: Path) -> None:
 def test_default_can_be_a_policy_that_was_fitted_before(tmp_path: Path, archives: Path) -> None:
     """The default that was asked for is the default, also when only another policy is fitted."""
     train(write_recipe(tmp_path / "p", archives), epochs=1)
-    fit(tmp_path / "p", None, "max-probability")
-    fit(tmp_path / "p", ["max-probability"], "eenet")
+    fit(tmp_path / "p", None, "msdnet")
+    fit(tmp_path / "p", ["msdnet"], "eenet")
     assert load_pipeline(tmp_path / "p").default_policy == "eenet"
 
 

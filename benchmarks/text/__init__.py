@@ -1,0 +1,1 @@
+"""Traces of text classifiers with exits: the scheduler sees evidence, never words."""

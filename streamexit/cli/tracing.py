@@ -1,0 +1,192 @@
+"""`streamexit record` and `streamexit compare`: traces, and exit policies compared on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from streamexit.cli.formats import plain_table
+from streamexit.cli.making import DeviceOption, JsonOption
+
+if TYPE_CHECKING:
+    from streamexit.calibration.outcomes import Comparison, Outcome
+    from streamexit.calibration.record import Recording
+    from streamexit.models.pipeline import Pipeline
+
+DEFAULT_BUDGETS = "0.3,0.4,0.5,0.6,0.7,0.8"
+
+
+def record(
+    pipeline: Annotated[Path, typer.Argument(help="Pipeline folder.")],
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            help="train, calibration or test: that part of the pipeline's data set; or video "
+            "files, images:FOLDER_OR_ZIP, synthetic:seed=1."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The trace to write, an .npz.")],
+    root: Annotated[Path | None, typer.Option("--data", help="Folder with the data set.")] = None,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Record a trace: what every exit says about every frame, to compare policies on."""
+    from streamexit.backends.torch_backend import pick_device
+    from streamexit.calibration.record import record_trace
+    from streamexit.cli.app import print_json
+    from streamexit.models.pipeline import load_pipeline
+
+    loaded = load_pipeline(pipeline)
+    dropped: list[str] = []
+    recording = _open(loaded, data, root, dropped)
+    trace = record_trace(
+        loaded,
+        recording,
+        out,
+        device=pick_device(device),
+    )
+    report = {
+        "trace": str(out),
+        "frames": len(trace),
+        "dropped": len(dropped),
+        "streams": list(trace.header.streams),
+        "kind": trace.header.kind,
+        "label_source": trace.header.label_source,
+        "accuracy_per_exit": [round(a, 4) for a in trace.quality.mean(0).tolist()],
+        "cost_per_exit": [round(f, 4) for f in trace.header.costs.fractions],
+        "bytes": out.stat().st_size,
+    }
+    if json:
+        print_json(report)
+        return
+    for key, value in report.items():
+        typer.echo(f"{key}: {value}")
+
+
+def _open(pipeline: Pipeline, data: list[str], root: Path | None, dropped: list[str]) -> Recording:
+    from streamexit.calibration.record import PARTS, record_part, record_sources
+    from streamexit.cli.replaying import stream_ids
+    from streamexit.errors import InputError
+    from streamexit.sources.opening import open_source
+
+    if len(data) == 1 and data[0] in PARTS:
+        return record_part(pipeline, data[0], root)
+    if root is not None:
+        raise InputError(f"--data: belongs to {', '.join(PARTS)}; {data[0]!r} is none of them")
+    preprocessing = pipeline.network.preprocessing
+    opened = [open_source(d, preprocessing=preprocessing, labels=pipeline.labels) for d in data]
+    return record_sources(
+        dict(zip(stream_ids(data), opened, strict=True)),
+        kind="images" if all(d.startswith("images:") for d in data) else "stream",
+        data=", ".join(data),
+        on_drop=dropped.append,
+    )
+
+
+def compare(
+    traces: Annotated[list[Path], typer.Argument(help="Traces to judge on.")],
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Trace to fit on; else each trace is split in two halves."),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated: names of methods, or pairs SCORER+RULE; else all."),
+    ] = None,
+    budgets: Annotated[
+        str, typer.Option(help="Comma-separated shares of the full cost.")
+    ] = DEFAULT_BUDGETS,
+    seeds: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 3,
+    plot: Annotated[Path | None, typer.Option(help="Draw into this .svg, .png or .pdf.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Compare exit policies at equal realised cost, fitted and judged on disjoint frames."""
+    from streamexit.calibration.compare import compare as run
+    from streamexit.calibration.figures import draw_comparison
+    from streamexit.calibration.outcomes import as_json
+    from streamexit.calibration.trace import Trace
+    from streamexit.cli.app import print_json
+    from streamexit.scheduling.methods import methods_for
+
+    wanted = _numbers(budgets)
+    fitted_on = Trace.open(calibration) if calibration else None
+    documents = []
+    for i, path in enumerate(traces):
+        trace = Trace.open(path)
+        known = methods_for(branch=trace.branch is not None)
+        names = [name.strip() for name in methods.split(",")] if methods else known
+        comparison = run(
+            trace,
+            calibration=fitted_on,
+            methods=names,
+            budgets=wanted,
+            seeds=seeds,
+            on_method=lambda name: typer.echo(f"{name} ...", err=True),
+        )
+        if plot:
+            target = plot if len(traces) == 1 else plot.with_stem(f"{plot.stem}-{i + 1}")
+            draw_comparison(comparison, target)
+        if json:
+            documents.append(as_json(comparison))
+        else:
+            _show(comparison)
+    if json:
+        print_json({"comparisons": documents})
+
+
+def _numbers(text: str) -> list[float]:
+    from streamexit.errors import BudgetError
+
+    try:
+        return sorted({float(part) for part in text.split(",")})
+    except ValueError as error:
+        raise BudgetError(f"--budgets: {text!r} is not of the form 0.3,0.5,0.8") from error
+
+
+def _show(comparison: Comparison) -> None:
+    from streamexit.cli.app import console
+
+    header = comparison.trace.header
+    word = "accuracy" if header.label_source == "truth" else "agreement with the last exit"
+    exits = " / ".join(f"{a:.2%}" for a in comparison.exit_accuracy)
+    costs = " / ".join(f"{c:.1%}" for c in header.costs.fractions)
+    console.print(
+        f"{header.pipeline} on {header.data}: {comparison.acceptance_frames} frames judged, "
+        f"{comparison.calibration_frames} to fit on, {comparison.seeds} seeds"
+    )
+    console.print(f"exits alone {exits} at {costs} of the cost; {word} in %:")
+    budgets = list(comparison.references)
+    table = plain_table(
+        "method", *(f">{b:.0%}" for b in budgets), ">fit s", ">weights", ">us/frame"
+    )
+    for method in comparison.methods:
+        table.add_row(
+            method.name,
+            *(_cell(method.outcomes[b]) for b in budgets),
+            f"{method.fit_seconds:.1f}",
+            str(method.parameters),
+            f"{method.microseconds_per_frame:.1f}",
+        )
+    for name in ("random", "oracle"):
+        cells = [f"{100 * comparison.references[b][name]:.2f}" for b in budgets]
+        table.add_row(name, *cells, style="dim")
+    console.print(table)
+    console.print(
+        "+-: half the 95% interval; *: cost not within 0.5% of the budget (the method's scores "
+        "have too few values)"
+    )
+    for method in comparison.methods:
+        for name, point in method.own_points.items():
+            console.print(
+                f"{method.name}, by its own rule ({name}): {point.accuracy:.2%} at "
+                f"{point.cost:.1%} of the cost"
+            )
+
+
+def _cell(runs: list[Outcome]) -> str:
+    accuracy = 100 * sum(run.accuracy for run in runs) / len(runs)
+    half = 50 * sum(run.interval[1] - run.interval[0] for run in runs) / len(runs)
+    mark = "" if all(run.on_target for run in runs) else "*"
+    return f"{accuracy:.2f}+-{half:.2f}{mark}"

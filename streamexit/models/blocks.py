@@ -1,0 +1,38 @@
+"""Pieces that several networks are built from."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def conv_norm_relu(
+    channels_in: int, channels: int, *, size: int = 3, stride: int = 1
+) -> nn.Sequential:
+    """A convolution without bias, batch normalisation, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels, size, stride, size // 2, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def separable(channels_in: int, channels: int) -> nn.Sequential:
+    """A depthwise 3x3 convolution that halves the size, then a pointwise one."""
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_in, 3, 2, 1, groups=channels_in, bias=False),
+        nn.Conv2d(channels_in, channels, 1, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def pooled_classifier(channels: int, num_classes: int) -> nn.Sequential:
+    """Global average pooling and one linear layer."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
+
+
+def initialise_convolutions(network: nn.Module) -> None:
+    """He initialisation of all convolutions (He et al., ICCV 2015)."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
