@@ -39,7 +39,8 @@ CHECKPOINT = Path(".training/checkpoint.pt")
 REPORT = "training.json"
 
 DEFAULT_METHODS = ("direct", "direct-learned", "msdnet", "eenet")
-"""What `fit` enters into a pipeline unless told; the best on held-out frames becomes the default."""
+"""What `fit` enters into a pipeline unless told; the best on held-out frames becomes the default.
+A network with confidence branches gets direct search on those as well."""
 
 FOLDS = 3
 HELD_OUT_BUDGETS = 9
@@ -137,7 +138,8 @@ def fit_policies(
     _check_size(str(folder), pipeline.network.preprocessing, pictures)
     task = build_task(pipeline.task, pipeline.labels)
     evidence = collect_evidence(pipeline.network.to(pick_device(device)), task, pictures)
-    wanted = list(names or DEFAULT_METHODS)
+    branch = ("branch+search",) if evidence.branch is not None else ()
+    wanted = list(names or (*DEFAULT_METHODS, *branch))
     if default and default not in {*wanted, *pipeline.policies}:
         raise PipelineError(f"default: {default!r} is not fitted; fitted would be {wanted}")
     fractions = pipeline.costs.fractions
@@ -152,7 +154,7 @@ def fit_policies(
             date=datetime.now(UTC).date().isoformat(),
             version=version("streamexit"),
         )
-        files[policy.name] = folder / "policies" / f"{policy.name}.safetensors"
+        files[policy.name] = folder / "policies" / f"{policy.name.replace('+', '-')}.safetensors"
         save_policy(policy, files[policy.name])
     best = max(held_out, key=lambda name: held_out[name])
     chosen = default or (pipeline.default_policy if names else None) or best

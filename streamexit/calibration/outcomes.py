@@ -34,6 +34,7 @@ class Outcome:
         interval: 95%, by bootstrap over blocks of frames.
         exit_shares: [K].
         on_target: Whether the cost is within half a per cent of the budget.
+        frames: How many were judged.
         blocks: Sum of quality per block of frames, for paired differences.
     """
 
@@ -43,6 +44,7 @@ class Outcome:
     interval: tuple[float, float]
     exit_shares: tuple[float, ...]
     on_target: bool
+    frames: int
     blocks: Floats = field(repr=False)
 
 
@@ -133,6 +135,7 @@ def judge_thresholds(
         _interval(blocks * len(blocks) / len(reached)),
         tuple(shares.tolist()),
         budget is None or abs(cost - budget) <= COST_TOLERANCE * budget,
+        len(taken),
         blocks,
     )
 
@@ -146,8 +149,7 @@ def difference(one: Sequence[Outcome], other: Sequence[Outcome]) -> tuple[float,
     """
     parts = []
     for a, b in zip(one, other, strict=True):
-        frames = a.blocks.sum() / a.accuracy if a.accuracy else 1.0
-        gap = (a.blocks - b.blocks) * len(a.blocks) / frames
+        gap = (a.blocks - b.blocks) * len(a.blocks) / a.frames
         parts.append((a.accuracy - b.accuracy, *_interval(gap)))
     mean, low, high = np.mean(parts, axis=0).tolist()
     return mean, low, high

@@ -22,6 +22,11 @@ from streamexit.preprocessing import Preprocessing
 HEAD_WIDTH = 256
 
 
+def conv_norm(channels_in: int, channels: int, *, stride: int = 1) -> list[nn.Module]:
+    """What is added to a residual path: no ReLU behind it, or it could only ever add."""
+    return [nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False), nn.BatchNorm2d(channels)]
+
+
 class Stem(nn.Module):
     """From [N, 3, H, W] to the first features of both scales."""
 
@@ -31,13 +36,13 @@ class Stem(nn.Module):
             conv_norm_relu(3, narrow), conv_norm_relu(narrow, fine, stride=2)
         )
         self.to_coarse = conv_norm_relu(fine, coarse, stride=2)
-        self.refine = nn.Sequential(conv_norm_relu(coarse, coarse), conv_norm_relu(coarse, coarse))
+        self.refine = nn.Sequential(conv_norm_relu(coarse, coarse), *conv_norm(coarse, coarse))
 
     def forward(self, x: Tensor) -> Features:
         """Fine [N, fine, H/2, W/2] and coarse [N, coarse, H/4, W/4]."""
         fine = self.to_fine(x)
         coarse = self.to_coarse(fine)
-        return fine, coarse + self.refine(coarse)
+        return fine, functional.relu(coarse + self.refine(coarse))
 
 
 class Layer(nn.Module):
@@ -45,16 +50,14 @@ class Layer(nn.Module):
 
     def __init__(self, fine: int, coarse: int) -> None:
         super().__init__()
-        self.fine = conv_norm_relu(fine, fine)
-        self.down = nn.Sequential(
-            nn.Conv2d(fine, coarse, 3, 2, 1, bias=False), nn.BatchNorm2d(coarse)
-        )
-        self.coarse = conv_norm_relu(coarse, coarse)
+        self.fine = nn.Sequential(*conv_norm(fine, fine))
+        self.down = nn.Sequential(*conv_norm(fine, coarse, stride=2))
+        self.coarse = nn.Sequential(*conv_norm(coarse, coarse))
 
     def forward(self, features: Features) -> Features:
         """Features of the same shapes."""
         fine, coarse = features
-        fine = fine + self.fine(fine)
+        fine = functional.relu(fine + self.fine(fine))
         return fine, functional.relu(coarse + self.coarse(coarse) + self.down(fine))
 
 

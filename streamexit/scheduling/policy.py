@@ -114,7 +114,7 @@ def load_policy(path: Path, fractions: tuple[float, ...]) -> ExitPolicy:
         raise PipelineError(f"{path}: not a readable exit policy: {error}") from error
     if len(table.fractions) != len(fractions) or not np.allclose(table.fractions, fractions):
         raise PipelineError(f"{path}: was fitted for another cost table; run streamexit fit again")
-    return ExitPolicy(meta["name"], scorer.eval(), table, meta["provenance"])
+    return ExitPolicy(meta["name"], scorer.eval().requires_grad_(False), table, meta["provenance"])
 
 
 def _to_json(threshold: float) -> float | str:

@@ -148,6 +148,11 @@ class Trainer:
         logits = [output.logits for output in outputs]
         if isinstance(recipe.loss, CostAwareLoss):
             confidence = [o.confidence for o in outputs if o.confidence is not None]
+            if len(confidence) < len(outputs):
+                raise ConfigurationError(
+                    "loss.kind: cost_aware needs a network with confidence branches, as "
+                    "cifar_resnet has with heads: confidence"
+                )
             version = "v0" if epoch < recipe.loss.v0_epochs else recipe.loss.version
             return cost_aware_loss(
                 logits,
