@@ -20,14 +20,20 @@ from streamexit.models.pipeline import load_pipeline
 from streamexit.replay import worst_window_error
 from streamexit.scheduling.evidence import Floats
 from streamexit.scheduling.policy import load_policy
-from streamexit.scheduling.thresholds import ThresholdTable, exits_taken, thresholds_within
+from streamexit.scheduling.thresholds import (
+    ThresholdTable,
+    exits_taken,
+    spread_all,
+    thresholds_within,
+)
 
 BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.8)
 
 
 def frozen_exits(table: ThresholdTable, scores: Floats, budget: float) -> list[int]:
     """Exits under the one setting of the table that costs `budget` on these frames."""
-    return [int(k) for k in exits_taken(scores, thresholds_within(table, scores, budget))]
+    spread = spread_all(scores)
+    return [int(k) for k in exits_taken(spread, thresholds_within(table, spread, budget))]
 
 
 def controlled_exits(table: ThresholdTable, scores: Floats, budget: float) -> list[int]:
@@ -54,7 +60,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|")
     for name, file in pipeline.policies.items():
         policy = load_policy(file, pipeline.costs.fractions)
-        scores = scores_of(policy.scorer, trace, np.arange(len(trace)))
+        scores = scores_of(policy.scorer, trace, np.arange(len(trace)), spread=False)
         for budget in BUDGETS:
             cells = [name, f"{budget:.0%}"]
             for method in (frozen_exits, controlled_exits):

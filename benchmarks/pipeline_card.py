@@ -44,7 +44,7 @@ def budget_rows(pipeline: Pipeline, trace: Trace) -> Iterator[str]:
     every = np.arange(len(trace))
     for name, file in pipeline.policies.items():
         policy = load_policy(file, pipeline.costs.fractions)
-        scores = scores_of(policy.scorer, trace, every)
+        scores = scores_of(policy.scorer, trace, every, spread=False)
         label = f"{name} (default)" if name == pipeline.default_policy else name
         for budget in (f for f in FRACTIONS if f > costs[0]):
             exits = np.array(controlled_exits(policy.table, scores, budget))

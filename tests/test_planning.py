@@ -34,7 +34,7 @@ def test_plan_holds_what_the_stream_needs(tmp_path: Path, toy_pipeline: Path) ->
     """A right configuration gives the loaded pipeline, its default policy and the budget's share."""
     (stream,) = plan(tmp_path, toy_pipeline)
     assert stream.pipeline.name == "toy"
-    assert stream.policy.name == "eenet"
+    assert stream.policy.name == "direct"
     assert stream.fraction == 0.6
     assert not stream.source.live
 

@@ -59,7 +59,7 @@ def test_same_input_same_results(toy_pipeline: Path) -> None:
 
 
 @pytest.mark.parametrize("budget", [0.45, 0.6, 0.9])
-@pytest.mark.parametrize("policy", ["eenet", "msdnet"])
+@pytest.mark.parametrize("policy", ["direct", "eenet"])
 def test_each_stream_holds_its_budget(
     toy_pipeline: Path, device: torch.device, budget: float, policy: str
 ) -> None:

@@ -2,14 +2,16 @@
 
 What makes a comparison fair here: policies are fitted, and their tables of thresholds solved, on
 calibration frames alone. On the acceptance frames only the place in the table is chosen, by the cost
-that the frames cause, without a look at any label: it is what the budget controller does in a
-running node. So all methods spend the same, and none has seen what it is judged on.
+that the frames cause, in hindsight but without a look at any label, so that all methods spend the
+same. A budget controller comes near that without hindsight (`benchmarks.controller_cost` says how
+near); what thresholds that are frozen on calibration would cost and reach is reported beside it.
 
 N: frames, K: exits.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -25,13 +27,13 @@ from streamexit.calibration.outcomes import (
     oracle_accuracy,
 )
 from streamexit.calibration.trace import Trace
-from streamexit.errors import BudgetError, DataError
+from streamexit.errors import BudgetError, DataError, InputError
 from streamexit.scheduling.evidence import Calibration, Evidence, Floats
 from streamexit.scheduling.methods import SCORER_FITS, find_method
 from streamexit.scheduling.policy import ExitPolicy, fit_policy
 from streamexit.scheduling.scorers import Scorer, score_all_exits
 from streamexit.scheduling.shares import GeometricShares
-from streamexit.scheduling.thresholds import exits_taken, spread_ties, thresholds_within
+from streamexit.scheduling.thresholds import exits_taken, spread_all, thresholds_within
 
 MOST_CALIBRATION_FRAMES = 50_000
 KEPT_SHARE = 0.8
@@ -68,7 +70,8 @@ def compare(
         PipelineError: An unknown method.
     """
     fractions = trace.header.costs.fractions
-    _check(trace, calibration, methods, budgets)
+    _check_request(trace, methods, budgets)
+    _check_traces(trace, calibration)
     splits = [_split(trace, calibration, seed) for seed in range(seeds)]
     evidence = [(calibration or trace).load(rows) for rows, _ in splits]
     judged = [np.asarray(trace.quality[rows], dtype=float) for _, rows in splits]
@@ -106,15 +109,19 @@ def compare(
     )
 
 
-def scores_of(scorer: Scorer, trace: Trace, rows: Rows) -> Floats:
-    """[N, K] exit scores, ties spread, reading the trace a chunk at a time."""
+def scores_of(scorer: Scorer, trace: Trace, rows: Rows, *, spread: bool = True) -> Floats:
+    """[N, K] exit scores, reading the trace a chunk at a time.
+
+    Args:
+        scorer: Of a policy.
+        trace: See `Trace`.
+        rows: [N].
+        spread: Whether ties are drawn apart; a budget controller does that itself.
+    """
     scores = np.empty((len(rows), trace.num_exits))
     for part, evidence in trace.chunks(rows):
         scores[part] = score_all_exits(scorer, evidence).numpy()
-    index = np.arange(len(rows), dtype=float)
-    for k in range(trace.num_exits):
-        scores[:, k] = spread_ties(scores[:, k], k, index)
-    return scores
+    return spread_all(scores) if spread else scores
 
 
 def scoring_time(scorer: Scorer, evidence: Calibration, *, rows: int = 32) -> float:
@@ -132,30 +139,49 @@ def scoring_time(scorer: Scorer, evidence: Calibration, *, rows: int = 32) -> fl
     return 1e6 * min(taken) / rows
 
 
-def _check(
-    trace: Trace, calibration: Trace | None, methods: Sequence[str], budgets: Sequence[float]
-) -> None:
-    fractions = trace.header.costs.fractions
+def _check_request(trace: Trace, methods: Sequence[str], budgets: Sequence[float]) -> None:
+    if not methods or len(set(methods)) < len(methods):
+        raise InputError(f"methods: {', '.join(methods) or 'none'}; name each once, at least one")
     for name in methods:
         if find_method(name).scorer == "branch" and trace.branch is None:
             raise DataError(f"{trace.path}: its network has no confidence branch for {name!r}")
+    if not budgets:
+        raise BudgetError("budgets: none; name at least one, as in 0.5")
+    first = trace.header.costs.fractions[0]
     for budget in budgets:
-        if not fractions[0] <= budget <= 1:
+        if not first <= budget <= 1:
             raise BudgetError(
-                f"budgets: {budget:g} lies outside {fractions[0]:.4g} (all leave at the first "
-                "exit) and 1 (none leaves early)"
+                f"budgets: {budget:g} lies outside {math.ceil(1e4 * first) / 1e4:g} (all leave at "
+                "the first exit) and 1 (none leaves early)"
             )
+
+
+def _check_traces(trace: Trace, calibration: Trace | None) -> None:
     for part in (trace, calibration):
         if part is not None and len(np.unique(part.label)) < 2:
             raise DataError(f"{part.path}: all frames are of one class; nothing can be compared")
-    if calibration is not None and (
-        calibration.header.costs != trace.header.costs
-        or calibration.header.labels != trace.header.labels
-    ):
+    if calibration is None:
+        return
+    ours, theirs = trace.header, calibration.header
+    weights = [h.provenance.get("weights_sha256") for h in (ours, theirs)]
+    if ours.costs != theirs.costs or ours.labels != theirs.labels or weights[0] != weights[1]:
         raise DataError(
             f"{calibration.path}: is of another network than {trace.path} "
-            f"({calibration.header.pipeline} and {trace.header.pipeline})"
+            f"({theirs.pipeline} and {ours.pipeline}, or other weights); record both anew"
         )
+    if _same_frames(trace, calibration):
+        raise DataError(
+            f"{calibration.path}: holds the frames of {trace.path}; policies must be fitted on "
+            "others, or leave --calibration out to split the trace"
+        )
+
+
+def _same_frames(trace: Trace, calibration: Trace) -> bool:
+    if calibration.path.samefile(trace.path):
+        return True
+    return calibration.header.data == trace.header.data and np.array_equal(
+        calibration.label, trace.label
+    )
 
 
 def _split(trace: Trace, calibration: Trace | None, seed: int) -> tuple[Rows, Rows]:
@@ -197,11 +223,16 @@ def _judge(
     stream = trace.header.kind == "stream"
     costs = np.asarray(trace.header.costs.fractions)
     outcomes: dict[float, list[Outcome]] = {budget: [] for budget in budgets}
+    frozen: dict[float, list[Outcome]] = {budget: [] for budget in budgets}
     own: dict[str, Outcome] = {}
     reliability: list[list[tuple[float, float, float]]] = []
     for policy, (_, rows), quality in zip(policies, splits, judged, strict=True):
         scores = scores_of(policy.scorer, trace, rows)
         for budget in budgets:
+            fixed = np.asarray(policy.table.at(budget))
+            frozen[budget].append(
+                judge_thresholds(scores, fixed, quality, costs, budget, stream=stream)
+            )
             thresholds = thresholds_within(policy.table, scores, budget)
             outcomes[budget].append(
                 judge_thresholds(scores, thresholds, quality, costs, budget, stream=stream)
@@ -216,7 +247,16 @@ def _judge(
     made = policies[0].provenance
     parameters = sum(p.numel() for p in policies[0].scorer.parameters())
     return MethodReport(
-        name, made["scorer"], made["share_rule"], 0.0, parameters, 0.0, outcomes, own, reliability
+        name,
+        made["scorer"],
+        made["share_rule"],
+        0.0,
+        parameters,
+        0.0,
+        outcomes,
+        frozen,
+        own,
+        reliability,
     )
 
 

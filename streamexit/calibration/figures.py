@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_GROUPS = 20
+KINDS = (".svg", ".png", ".pdf")
 
 
 def draw_comparison(comparison: Comparison, path: Path) -> None:
@@ -28,11 +30,10 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
     Raises:
         InputError: Matplotlib is missing, or it does not know the file's kind.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError("--plot needs Matplotlib: pip install 'streamexit[plots]'") from error
+    check_drawable(path)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(13, 9), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(2, 2)
@@ -43,11 +44,23 @@ def draw_comparison(comparison: Comparison, path: Path) -> None:
     header = comparison.trace.header
     truth = "" if header.label_source == "truth" else " (agreement with the last exit)"
     figure.suptitle(f"{header.pipeline} on {header.data}{truth}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    except ValueError as error:
-        raise InputError(f"--plot: {path}: {error}") from error
+    except OSError as error:
+        raise InputError(f"--plot: {path}: cannot be written: {error.strerror}") from error
+
+
+def check_drawable(path: Path) -> None:
+    """See, before the work, that `draw_comparison` can draw.
+
+    Raises:
+        InputError: Matplotlib is missing, or it does not know the file's kind.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InputError("--plot needs Matplotlib: pip install 'streamexit[plots]'")
+    if path.suffix not in KINDS:
+        raise InputError(f"--plot: {path}: name a file that ends in {', '.join(KINDS)}")
 
 
 def _accuracy(panel: Axes, comparison: Comparison) -> None:
@@ -88,7 +101,9 @@ def _shares(panel: Axes, comparison: Comparison) -> None:
     shares = np.array([np.mean([r.exit_shares for r in method.outcomes[b]], 0) for b in budgets])
     floor = np.zeros(len(budgets))
     for k in range(shares.shape[1]):
-        panel.bar([f"{b:.0%}" for b in budgets], 100 * shares[:, k], bottom=floor, label=f"{k + 1}")
+        panel.bar(
+            [f"{100 * b:.3g}%" for b in budgets], 100 * shares[:, k], bottom=floor, label=f"{k + 1}"
+        )
         floor += 100 * shares[:, k]
     panel.set(title=f"exit shares of {method.name}", xlabel="budget", ylabel="frames, %")
     panel.legend(title="exit", fontsize="x-small")
@@ -114,6 +129,8 @@ def _leaving(panel: Axes, comparison: Comparison) -> None:
     panel.set_yticks(range(len(names)), names, fontsize="small")
     panel.set_xticks(range(table.shape[1]), [str(k + 1) for k in range(table.shape[1])])
     by = "class" if comparison.trace.header.kind == "images" else "time"
+    if len(comparison.leaving[1]) > MOST_GROUPS:
+        by = f"{by} (the first {MOST_GROUPS} of {len(comparison.leaving[1])})"
     name = comparison.methods[0].name
     panel.set(title=f"where frames leave, by {by}: {name} at {budget:.0%}", xlabel="exit")
     panel.figure.colorbar(image, ax=panel, label="frames, %")

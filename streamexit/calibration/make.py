@@ -38,7 +38,7 @@ from streamexit.training.trainer import EpochReport, Trainer, exit_accuracy
 CHECKPOINT = Path(".training/checkpoint.pt")
 REPORT = "training.json"
 
-DEFAULT_METHODS = ("direct", "direct-learned", "msdnet", "eenet")
+DEFAULT_METHODS = ("direct", "msdnet", "eenet")
 """What `fit` enters into a pipeline unless told; the best on held-out frames becomes the default.
 A network with confidence branches gets direct search on those as well."""
 

@@ -60,6 +60,7 @@ class MethodReport:
         parameters: Of the scorer.
         microseconds_per_frame: What scoring at all exits takes, in batches of 32, on this machine.
         outcomes: Budget -> one outcome per seed.
+        frozen: The same with the calibration's thresholds as they are, whatever that costs.
         own_points: The method's own operating points, first seed: name -> outcome.
         reliability: Of the first seed: [K-1][bin] (mean score, mean quality, share of frames).
     """
@@ -71,6 +72,7 @@ class MethodReport:
     parameters: int
     microseconds_per_frame: float
     outcomes: dict[float, list[Outcome]]
+    frozen: dict[float, list[Outcome]]
     own_points: dict[str, Outcome]
     reliability: list[list[tuple[float, float, float]]]
 
@@ -205,6 +207,10 @@ def _method_json(method: MethodReport) -> dict[str, Any]:
         "budgets": {
             f"{budget:g}": [_outcome_json(run) for run in runs]
             for budget, runs in method.outcomes.items()
+        },
+        "frozen": {
+            f"{budget:g}": [_outcome_json(run) for run in runs]
+            for budget, runs in method.frozen.items()
         },
         "own_points": {name: _outcome_json(run) for name, run in method.own_points.items()},
     }

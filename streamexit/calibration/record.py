@@ -17,7 +17,7 @@ from streamexit.calibration.collect import read_exits
 from streamexit.calibration.trace import Trace, TraceHeader, TraceWriter
 from streamexit.errors import DataError, InputError, PipelineError
 from streamexit.metrics import DropReason
-from streamexit.models.pipeline import Pipeline
+from streamexit.models.pipeline import WEIGHTS, Pipeline, sha256
 from streamexit.sources.source import Picture, Source
 from streamexit.tasks.classification import build_task
 from streamexit.training.datasets import Part, load_part
@@ -80,6 +80,7 @@ def record_trace(
             "streamexit": version("streamexit"),
             "date": datetime.now(UTC).date().isoformat(),
             "device": device.type,
+            "weights_sha256": sha256(pipeline.folder / WEIGHTS),
         },
     )
     with TraceWriter(out, header) as writer:

@@ -155,8 +155,11 @@ class Trace:
         for array in (self.log_probabilities, self.confidence, self.predictions, self.branch):
             fits &= array is None or array.shape[:2] == (n, k)
         fits &= all(len(a) == n for a in (self.label, self.stream, self.time))
+        classes = len(self.header.labels)
+        fits &= self.log_probabilities.ndim == 3 and self.log_probabilities.shape[2] == classes
+        fits &= n == 0 or (self.label.min() >= 0 and self.label.max() < classes)
         if not fits:
-            raise DataError(f"{self.path}: its arrays and cost table do not fit each other")
+            raise DataError(f"{self.path}: its arrays, labels and costs do not fit each other")
 
 
 class TraceWriter:
@@ -170,8 +173,13 @@ class TraceWriter:
     def __init__(self, path: Path, header: TraceHeader) -> None:
         self.header = header
         self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        if path.is_dir() or not path.name:
+            raise DataError(f"{path}: is a folder; name the trace's file, as in out/trace.npz")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._folder = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written: {error.strerror}") from error
         self._files: dict[str, IO[bytes]] = {}
         self._shapes: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {}
         self.frames = 0
@@ -215,10 +223,17 @@ class TraceWriter:
         """Put the file together.
 
         Raises:
-            DataError: No frame was added.
+            DataError: No frame was added, or the file cannot be written.
         """
-        if not self.frames:
+        try:
+            self._close()
+        except OSError as error:
+            raise DataError(f"{self._path}: cannot be written: {error.strerror}") from error
+        finally:
             self.abandon()
+
+    def _close(self) -> None:
+        if not self.frames:
             raise DataError(f"{self._path}: nothing to record; the source has no frames")
         unfinished = self._folder / "whole"
         with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED, allowZip64=True) as z:
@@ -228,7 +243,6 @@ class TraceWriter:
                 file.close()
                 self._store(z, name)
         unfinished.replace(self._path)
-        self.abandon()
 
     def abandon(self) -> None:
         """Leave no trace, finished or not, beyond what `close` has put in place."""
@@ -262,8 +276,8 @@ class TraceWriter:
         os.unlink(self._folder / name)
 
 
-def _parse_header(content: dict[str, Any]) -> TraceHeader:
-    if content.get("schema") != SCHEMA:
+def _parse_header(content: Any) -> TraceHeader:
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise ValueError(f"its schema is not {SCHEMA}")
     return TraceHeader(
         pipeline=content["pipeline"],

@@ -104,7 +104,7 @@ def compare(
 ) -> None:
     """Compare exit policies at equal realised cost, fitted and judged on disjoint frames."""
     from streamexit.calibration.compare import compare as run
-    from streamexit.calibration.figures import draw_comparison
+    from streamexit.calibration.figures import check_drawable, draw_comparison
     from streamexit.calibration.outcomes import as_json
     from streamexit.calibration.trace import Trace
     from streamexit.cli.app import print_json
@@ -112,8 +112,10 @@ def compare(
 
     wanted = _numbers(budgets)
     fitted_on = Trace.open(calibration) if calibration else None
-    documents = []
-    for i, path in enumerate(traces):
+    if plot:
+        check_drawable(plot)
+    found: list[Comparison] = []
+    for path in traces:
         trace = Trace.open(path)
         known = methods_for(branch=trace.branch is not None)
         names = [name.strip() for name in methods.split(",")] if methods else known
@@ -125,15 +127,16 @@ def compare(
             seeds=seeds,
             on_method=lambda name: typer.echo(f"{name} ...", err=True),
         )
-        if plot:
-            target = plot if len(traces) == 1 else plot.with_stem(f"{plot.stem}-{i + 1}")
-            draw_comparison(comparison, target)
-        if json:
-            documents.append(as_json(comparison))
-        else:
+        found.append(comparison)
+        if not json:
             _show(comparison)
     if json:
-        print_json({"comparisons": documents})
+        print_json({"comparisons": [as_json(comparison) for comparison in found]})
+    for i, comparison in enumerate(found if plot else ()):
+        assert plot is not None
+        draw_comparison(
+            comparison, plot if len(found) == 1 else plot.with_stem(f"{plot.stem}-{i + 1}")
+        )
 
 
 def _numbers(text: str) -> list[float]:

@@ -69,7 +69,7 @@ class ConfidenceHead(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[N, channels, H, W] to logits [N, C] and confidence [N] in [0, 1]."""
         pooled = x.mean((2, 3))
-        return self.classify(pooled), torch.sigmoid(self.confide(pooled)).squeeze(1)
+        return self.classify(pooled), torch.sigmoid(self.confide(pooled).float()).squeeze(1)
 
 
 def early_head(channels: int, num_classes: int, *, width: int = 128) -> nn.Sequential:

@@ -223,7 +223,7 @@ def _g_step(
     """L_g: cross-entropy of score against correctness, weighted by who leaves where."""
     scores = score_all_exits(scorer, calibration)
     loss = functional.binary_cross_entropy(scores, calibration.quality, reduction="none")
-    weighted = (pi / pi.sum(0, keepdim=True) * loss).sum() / pi.shape[1]
+    weighted = (pi / pi.sum(0, keepdim=True).clamp_min(1e-8) * loss).sum() / pi.shape[1]
     optimiser.zero_grad()
     weighted.backward()  # type: ignore[no-untyped-call]
     optimiser.step()

@@ -75,8 +75,6 @@ class Calibration:
                 f"calibration: {self.distribution.shape = } and {self.confidence.shape = } "
                 f"do not match {self.quality.shape = }"
             )
-        if n < k:
-            raise DataError(f"calibration: {n} frames are too few for {k} exits")
         for name in ("distribution", "confidence", "quality", "branch", "right_probability"):
             values = getattr(self, name)
             if values is not None and not torch.isfinite(values).all():

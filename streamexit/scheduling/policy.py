@@ -11,7 +11,7 @@ import numpy as np
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from streamexit.errors import PipelineError
+from streamexit.errors import DataError, PipelineError
 from streamexit.scheduling.evidence import Calibration
 from streamexit.scheduling.methods import SCORER_FITS, SHARE_RULES, build_scorer, find_method
 from streamexit.scheduling.scorers import Scorer, score_all_exits
@@ -56,9 +56,16 @@ def fit_policy(
         scorer: Of this method, if it is fitted already.
 
     Raises:
+        DataError: Fewer frames than exits, or a single exit.
         PipelineError: Unknown name.
     """
     method = find_method(name)
+    frames, num_exits = calibration.quality.shape
+    if num_exits < 2 or frames < num_exits:
+        raise DataError(
+            f"calibration: {frames} frames of {num_exits} exits; fitting takes two exits and at "
+            "least as many frames as exits"
+        )
     scorer = scorer or SCORER_FITS[method.scorer](calibration, fractions, seed)
     scores = score_all_exits(scorer, calibration).detach()
     rule = SHARE_RULES[method.share_rule](calibration, scores, fractions, seed)

@@ -7,7 +7,8 @@ for beta = 1). q is fitted by the forward divergence, the cross-entropy of q und
 
 Differences: the published code takes the largest probability in place of the label's likelihood,
 which needs no labels and is not what the paper says; here it is the paper's. Frames are ranked by
-pi_k, so that a budget can be met; the paper has no budget.
+pi_k, so that a budget can be met; the paper has no budget, and its own rule, the largest q_k, has
+to run all exits before it can say which.
 
 N: frames, K: exits.
 """
@@ -55,10 +56,6 @@ class StoppingScorer(Scorer):
     def config(self) -> dict[str, Any]:
         """Sizes."""
         return dict(self._config)
-
-    def own_thresholds(self, num_exits: int) -> dict[str, list[float]]:
-        """Stop when stopping is more likely than not."""
-        return {"stop 0.5": [0.5] * (num_exits - 1)}
 
 
 def oracle_posterior(likelihood: Tensor) -> Tensor:

@@ -44,9 +44,9 @@ def spread_ties(score: Score, k: int, index: Score) -> Score:
         index: Of the frame among those that were decided; one, or [N].
 
     Returns:
-        As `score`, still in [0, 1].
+        As `score`, in (0, 1), half of `SPREAD` away from either end, where logits are still finite.
     """
-    return (1 - SPREAD) * score + SPREAD * ((index + 0.5 * k) * GOLDEN % 1)
+    return (1 - 2 * SPREAD) * score + SPREAD * (0.5 + (index + 0.5 * k) * GOLDEN % 1)
 
 
 def spread_all(scores: Floats) -> Floats:
@@ -60,7 +60,7 @@ def solve_thresholds(scores: Floats, shares: Floats) -> Floats:
 
     Exit by exit, the highest-scoring of the frames still present leave (MSDNet, ICLR 2018,
     section 5; EENet, WACV 2024, section 3.3). Among equal scores all leave or none, whichever
-    comes nearer; what that misses is made up at the next exit. NaN never leaves early.
+    comes nearer; what that misses is made up at the next exit. NaN ranks last: it leaves early only where all do.
 
     Args:
         scores: [N, K].
@@ -84,10 +84,10 @@ def solve_thresholds(scores: Floats, shares: Floats) -> Floats:
 
 def _cut(scores: Floats, count: int) -> float:
     """The threshold that the highest `count` scores reach, ties going the nearer way."""
-    if count <= 0 or not len(scores):
+    if count >= len(scores) or not len(scores):
+        return ALWAYS  # also where nobody is left to come: that leaves later rows of a table free
+    if count <= 0:
         return NEVER
-    if count >= len(scores):
-        return ALWAYS
     edge = float(np.sort(scores)[len(scores) - count])
     with_ties, without = int((scores >= edge).sum()), int((scores > edge).sum())
     if edge == ALWAYS or count - without < with_ties - count:
@@ -103,7 +103,7 @@ def exits_taken(scores: Floats, thresholds: Floats) -> NDArray[np.int64]:
         scores: [N, K].
         thresholds: [K].
     """
-    reached = scores >= thresholds
+    reached = (scores >= thresholds) | (thresholds == ALWAYS)  # a NaN leaves where all leave
     reached[:, -1] = True
     return np.asarray(reached.argmax(1))
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,10 +13,11 @@ from streamexit.models.pipeline import load_pipeline
 from streamexit.scheduling.policy import load_policy
 from streamexit.scheduling.scorers import score_all_exits
 from streamexit.tasks.classification import build_task
-from streamexit.testing import toy_pictures
+from streamexit.testing import TOY_LABELS, TOY_POLICIES, toy_pictures
+from streamexit.training.datasets import LabelledImages
 
 
-@pytest.mark.parametrize("policy_name", ["eenet", "msdnet"])
+@pytest.mark.parametrize("policy_name", TOY_POLICIES)
 def test_scores_are_those_of_calibration(
     toy_pipeline: Path, device: torch.device, policy_name: str
 ) -> None:
@@ -24,13 +26,8 @@ def test_scores_are_those_of_calibration(
     task = build_task(pipeline.task, pipeline.labels)
     policy = load_policy(pipeline.policy_file(policy_name), pipeline.costs.fractions)
     images = [p.image for p in toy_pictures(20, seed=9)]
-    evidence = collect_evidence(
-        pipeline.network,
-        task,
-        torch.tensor([image.tolist() for image in images], dtype=torch.uint8).numpy(),
-        torch.zeros(20, dtype=torch.int64).numpy(),
-        batch_size=7,
-    )
+    pictures = LabelledImages(np.stack(images), np.zeros(20, np.int64), TOY_LABELS)
+    evidence = collect_evidence(pipeline.network, task, pictures, batch_size=7)
     expected = score_all_exits(policy.scorer, evidence)
     backend = TorchBackend(pipeline.network, task, policy.scorer, device=device)
     states: list[object] = list(images)

@@ -13,7 +13,7 @@ import yaml
 from streamexit.errors import PipelineError
 from streamexit.models.pipeline import load_pipeline, save_pipeline, sha256
 from streamexit.scheduling.policy import load_policy
-from streamexit.testing import TOY_LABELS, toy_network, write_toy_pipeline
+from streamexit.testing import TOY_LABELS, TOY_POLICIES, toy_network, write_toy_pipeline
 
 WEIGHTS = "network.safetensors"
 POLICY = "policies/eenet.safetensors"
@@ -114,8 +114,9 @@ def test_saved_pipeline_loads_as_it_was(tmp_path: Path) -> None:
 def test_policies_are_found_by_name_and_default(toy_pipeline: Path) -> None:
     """A policy is found by name, the default without one, and a wrong name gets the nearest."""
     pipeline = load_pipeline(toy_pipeline)
-    assert set(pipeline.policies) == {"eenet", "msdnet"}
-    assert pipeline.policy_file(None) == toy_pipeline / POLICY
+    assert set(pipeline.policies) == set(TOY_POLICIES)
+    assert pipeline.policy_file(None).stem == "direct"
+    assert pipeline.policy_file("eenet") == toy_pipeline / POLICY
     assert pipeline.policy_file("msdnet").stem == "msdnet"
     with pytest.raises(PipelineError, match=r"no policy 'eenett'; did you mean 'eenet'\?"):
         pipeline.policy_file("eenett")

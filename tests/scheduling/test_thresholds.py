@@ -108,6 +108,23 @@ TABLE = build_table(
 )
 
 
+def test_exit_that_nobody_reaches_stays_open_for_later_rows() -> None:
+    """A row in which all have left before exit 2 does not close exit 2 for dearer rows."""
+    scores = np.random.default_rng(0).random((1000, 4))
+    rows = [np.array([0.5, 0.5, 0, 0]), np.array([0.2, 0.3, 0.3, 0.2])]
+    table = build_table(scores, (0.2, 0.4, 0.7, 1.0), rows)
+    assert table.shares[1] == pytest.approx((0.2, 0.3, 0.3, 0.2), abs=0.002)
+
+
+def test_first_row_in_which_all_leave_at_once_changes_nothing() -> None:
+    """Rounding may put a row at the first exit's cost just above it; the others stay as they are."""
+    scores = np.random.default_rng(0).random((1000, 3))
+    costs = (0.2, 0.4, 1.0)
+    rows = [np.array([1.0, 0, 0]), np.array([0.5, 0.3, 0.2])]
+    table = build_table(scores, costs, rows)
+    assert table.shares[-1] == pytest.approx((0.5, 0.3, 0.2), abs=0.002)
+
+
 @given(u=st.floats(0, 1.2), v=st.floats(0, 1.2))
 def test_smaller_budget_never_raises_a_threshold(u: float, v: float) -> None:
     """The table is monotone over the whole range, ends included."""

@@ -19,12 +19,12 @@ def logits(*probabilities: float) -> torch.Tensor:
 
 
 def test_readout_is_the_hand_worked_one() -> None:
-    """Softmax, top-k and the three confidence features are those of the formulas."""
+    """Softmax, top-k and the confidence features are those of the formulas."""
     task = ClassificationTask(labels=LABELS, top_k=2)
     readout = task.read(torch.cat([logits(0.25, 0.5, 0.25), logits(0.7, 0.1, 0.2)]), None)
     assert readout.distribution[1].tolist() == pytest.approx([0.7, 0.1, 0.2], abs=1e-6)
     certainty = 1 + (0.5 * math.log(0.5) + 0.5 * math.log(0.25)) / math.log(3)
-    assert readout.confidence[0].tolist() == pytest.approx([0.5, certainty, 1], abs=1e-6)
+    assert readout.confidence[0].tolist() == pytest.approx([0.5, certainty, 1, 1], abs=1e-6)
     answer = task.prediction(tuple(t.tolist() for t in readout.answer), 1)
     assert answer == Classification("ant", 0, 0.7, (("ant", 0.7), ("cat", 0.2)))
 
@@ -40,6 +40,19 @@ def test_vote_is_the_share_of_exits_that_agree_with_the_most_frequent_answer() -
         carry = readout.carry
         votes.append(float(readout.confidence[0, 2]))
     assert votes == pytest.approx([1, 1 / 2, 2 / 3, 2 / 4, 3 / 5])
+
+
+def test_run_is_the_unbroken_stretch_of_one_answer() -> None:
+    """Over answers ant, bee, bee, bee, ant, ant the run goes 1, 1/2, 2/3, 3/4, 1/5, 2/6."""
+    task = ClassificationTask(labels=LABELS)
+    carry, runs = None, []
+    for winner in (0, 1, 1, 1, 0, 0):
+        probabilities = [0.2, 0.2, 0.2]
+        probabilities[winner] = 0.6
+        readout = task.read(logits(*probabilities), carry)
+        carry = readout.carry
+        runs.append(float(readout.confidence[0, 3]))
+    assert runs == pytest.approx([1, 1 / 2, 2 / 3, 3 / 4, 1 / 5, 2 / 6])
 
 
 def test_rows_do_not_mix() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from streamexit.training.losses import exit_weights, multi_exit_loss
+from streamexit.training.losses import cost_aware_loss, exit_weights, multi_exit_loss
 
 
 @pytest.mark.parametrize("num_exits", [1, 2, 3, 7])
@@ -67,3 +67,89 @@ def test_agreeing_with_the_teacher_costs_nothing() -> None:
     loss.backward()  # type: ignore[no-untyped-call]
     assert early.grad is not None
     assert float(early.grad.abs().max()) < 1e-6
+
+
+def test_equal_weights() -> None:
+    """MSDNet's weights are all the same and sum to one."""
+    assert exit_weights(4, rising=False) == [0.25] * 4
+    outputs, labels = logits(0), torch.tensor([0, 1, 2, 3, 0])
+    loss = multi_exit_loss(outputs, labels, distillation=0, temperature=1, rising=False)
+    own = [cross_entropy(z, labels).item() for z in outputs]
+    assert loss.item() == pytest.approx(sum(own) / 3, rel=1e-6)
+
+
+# EENets' mixtures for two samples, three exits and two classes, in plain Python.
+ANSWERS = [[(0.6, 0.4), (0.3, 0.7)], [(0.8, 0.2), (0.4, 0.6)], [(0.9, 0.1), (0.05, 0.95)]]
+CONFIDENCE = [(0.25, 0.75), (0.5, 0.1), (0.3, 0.3)]
+LABELS = (0, 1)
+COSTS = (0.2, 0.5, 1.0)
+
+
+def mixture_loss(start: int, cost_weight: float) -> float:
+    """NLL and cost of the mixture that starts at exit `start`, mean over both samples."""
+    total = 0.0
+    for n in range(2):
+        answer, cost = ANSWERS[2][n][LABELS[n]], COSTS[2]
+        for k in reversed(range(start, 2)):
+            h = CONFIDENCE[k][n]
+            answer = h * ANSWERS[k][n][LABELS[n]] + (1 - h) * answer
+            cost = h * COSTS[k] + (1 - h) * cost
+        total += -math.log(answer) + cost_weight * cost
+    return total / 2
+
+
+def cost_aware(
+    version: str, cost_weight: float, *, scale: float = 0.0
+) -> tuple[float, list[float]]:
+    """(the loss of the case above, mean size of the gradient per confidence)."""
+    outputs = [torch.tensor(rows).log() + scale for rows in ANSWERS]
+    confidence = [torch.tensor(h).requires_grad_() for h in CONFIDENCE]
+    loss = cost_aware_loss(
+        outputs, confidence, torch.tensor(LABELS), COSTS, version=version, cost_weight=cost_weight
+    )
+    if version != "v0":
+        loss.backward()  # type: ignore[no-untyped-call]
+    gradients = [h.grad for h in confidence]
+    return loss.item(), [0.0 if g is None else float(g.abs().mean()) for g in gradients]
+
+
+@pytest.mark.parametrize("scale", [0.0, 7.0])
+@pytest.mark.parametrize("cost_weight", [0.0, 1.0, 2.5])
+def test_cost_aware_loss_is_the_hand_worked_one(cost_weight: float, scale: float) -> None:
+    """EENets' v0 is every exit's own loss, v1 the first mixture's, v2 the sum over all suffixes."""
+    own = [
+        sum(-math.log(row[y]) for row, y in zip(rows, LABELS, strict=True)) / 2 for rows in ANSWERS
+    ]
+    assert cost_aware("v0", cost_weight, scale=scale)[0] == pytest.approx(sum(own), rel=1e-5)
+    suffixes = [mixture_loss(k, cost_weight) for k in range(3)]
+    assert cost_aware("v1", cost_weight, scale=scale)[0] == pytest.approx(suffixes[0], rel=1e-5)
+    assert cost_aware("v2", cost_weight, scale=scale)[0] == pytest.approx(sum(suffixes), rel=1e-5)
+
+
+def test_cost_aware_loss_by_its_numbers() -> None:
+    """The first sample's Y is 1/4 0.6 + 3/4 (1/2 0.8 + 1/2 0.9) = 0.7875, its cost 0.6125."""
+    second = 0.75 * 0.7 + 0.25 * (0.1 * 0.6 + 0.9 * 0.95)
+    cost = 0.75 * 0.2 + 0.25 * (0.1 * 0.5 + 0.9 * 1.0)
+    expected = (-math.log(0.7875) - math.log(second) + 0.6125 + cost) / 2
+    assert cost_aware("v1", 1.0)[0] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_gradient_reaches_the_confidence_branch(version: str) -> None:
+    """Every confidence but the last one's is taught."""
+    _, sizes = cost_aware(version, 1.0)
+    assert sizes[0] > 0.01
+    assert sizes[1] > 0.01
+    assert sizes[2] == 0
+
+
+def test_confidences_of_zero_and_one_stay_finite() -> None:
+    """A saturated confidence branch neither breaks the loss nor its gradient."""
+    outputs = [torch.randn(2, 3).requires_grad_() for _ in range(2)]
+    confidence = [torch.tensor([0.0, 1.0]).requires_grad_(), torch.ones(2)]
+    loss = cost_aware_loss(
+        outputs, confidence, torch.tensor([0, 1]), (0.5, 1.0), version="v2", cost_weight=1.0
+    )
+    gradients = torch.autograd.grad(loss, [*outputs, confidence[0]])
+    assert math.isfinite(loss.item())
+    assert all(torch.isfinite(g).all() for g in gradients)

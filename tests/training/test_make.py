@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from streamexit.calibration.make import fit_policies, train_pipeline
+from streamexit.calibration.make import DEFAULT_METHODS, fit_policies, train_pipeline
 from streamexit.errors import DataError, InputError, PipelineError
 from streamexit.models.pipeline import load_pipeline
 from streamexit.scheduling.policy import load_policy
@@ -47,13 +47,13 @@ def train(recipe: Path, epochs: int | None = None) -> tuple[dict[str, Any], list
     return report, seen
 
 
-def fit(folder: Path, names: list[str] | None, default: str) -> dict[str, Any]:
+def fit(folder: Path, names: list[str] | None, default: str | None) -> dict[str, Any]:
     """Fit on the calibration data that the pipeline names."""
     return fit_policies(folder, names=names, default=default, data=None, device="cpu", seed=0)
 
 
 def test_from_recipe_to_policies(tmp_path: Path, archives: Path) -> None:
-    """A recipe becomes a loadable pipeline that learned, with a policy of each kind that fits it."""
+    """A recipe becomes a loadable pipeline that learned, with the usual policies that fit it."""
     recipe = write_recipe(tmp_path / "p", archives)
     report, seen = train(recipe)
     assert len(seen) == 3
@@ -67,11 +67,13 @@ def test_from_recipe_to_policies(tmp_path: Path, archives: Path) -> None:
     assert fitted["calibration_frames"] == 300
     pipeline = load_pipeline(tmp_path / "p")
     assert pipeline.default_policy == "eenet"
-    assert set(pipeline.policies) == {"eenet", "msdnet"}
+    assert set(pipeline.policies) == set(DEFAULT_METHODS)
     for name, file in pipeline.policies.items():
         policy = load_policy(file, pipeline.costs.fractions)
         assert policy.name == name
         assert len(policy.table.budgets) == fitted[name]["table_rows"] > 1
+        assert 0 <= fitted[name]["held_out_quality"] <= 1
+        assert policy.provenance["held_out_quality"] == fitted[name]["held_out_quality"]
         assert np.isfinite(policy.table.budgets).all()
 
     (tmp_path / "p" / ".training" / "checkpoint.pt").unlink()
@@ -125,18 +127,31 @@ def test_folder_without_data_is_refused(tmp_path: Path, archives: Path) -> None:
 
 
 def test_fitting_what_cannot_be_fitted_is_refused(tmp_path: Path, toy_pipeline: Path) -> None:
-    """A pipeline without calibration data, or a default that is not fitted, is refused by name."""
+    """A pipeline without calibration data is refused."""
     with pytest.raises(PipelineError, match="names no calibration data"):
         fit(toy_pipeline, ["eenet"], "eenet")
+
+
+def test_default_that_is_not_fitted_is_refused(tmp_path: Path, archives: Path) -> None:
+    """A default that is neither fitted now nor was before is refused by name."""
+    train(write_recipe(tmp_path / "p", archives), epochs=1)
     with pytest.raises(PipelineError, match="'mine' is not fitted"):
-        fit(toy_pipeline, ["eenet"], "mine")
+        fit(tmp_path / "p", ["msdnet"], "mine")
+    assert load_pipeline(tmp_path / "p").policies == {}
+
+
+def test_default_is_the_best_on_held_out_frames(tmp_path: Path, archives: Path) -> None:
+    """Unless told, the policy with the highest held-out quality becomes the default."""
+    train(write_recipe(tmp_path / "p", archives), epochs=1)
+    fitted = fit(tmp_path / "p", None, None)
+    best = max(fitted[name]["held_out_quality"] for name in DEFAULT_METHODS)
+    assert fitted[fitted["default"]]["held_out_quality"] == best
+    assert load_pipeline(tmp_path / "p").default_policy == fitted["default"]
 
 
 def test_unknown_policy_is_refused(tmp_path: Path, archives: Path) -> None:
     """A policy that the library does not have lists those that it has, and nothing is registered."""
     train(write_recipe(tmp_path / "p", archives), epochs=1)
-    with pytest.raises(
-        PipelineError, match=r"'magic' is unknown; known are eenet, max-probability"
-    ):
+    with pytest.raises(PipelineError, match=r"'magic' is unknown; known are branchynet, msdnet"):
         fit(tmp_path / "p", ["magic"], "magic")
     assert load_pipeline(tmp_path / "p").policies == {}
