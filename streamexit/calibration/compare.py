@@ -73,6 +73,12 @@ def compare(
     _check_request(trace, methods, budgets)
     _check_traces(trace, calibration)
     splits = [_split(trace, calibration, seed) for seed in range(seeds)]
+    fitted, num_exits = len(splits[0][0]), trace.num_exits
+    if fitted < num_exits:
+        raise DataError(
+            f"{(calibration or trace).path}: leaves {fitted} frames of {num_exits} exits to fit "
+            "on; record more"
+        )
     evidence = [(calibration or trace).load(rows) for rows, _ in splits]
     judged = [np.asarray(trace.quality[rows], dtype=float) for _, rows in splits]
     scorers: dict[tuple[str, int], tuple[Scorer, float]] = {}

@@ -160,7 +160,8 @@ def difference(one: Sequence[Outcome], other: Sequence[Outcome]) -> tuple[float,
 def oracle_accuracy(quality: Floats, costs: Floats, budget: float) -> float:
     """The best mean quality that any choice of exits could have within the budget.
 
-    Every frame leaves at its earliest best exit as far as the money goes, cheapest gain first.
+    Every frame leaves at its earliest best exit as far as the money goes, cheapest gain first; that
+    is the best of all choices where quality is 0 or 1.
 
     Args:
         quality: [N, K].

@@ -166,15 +166,12 @@ def test_search_over_random_data_gives_rows_in_the_range(
     assert shares @ costs == pytest.approx(np.array(table.budgets))
 
 
-BAND = pytest.mark.xfail(reason="LOGIT_LIMIT ends below the highest 4% of spread scores of 1")
-
-
 @pytest.mark.parametrize(
     "values",
     [
         (0.0,),
         (0.5,),
-        pytest.param((1.0,), marks=BAND),
+        (1.0,),
         (0.0, 0.5, 1.0),
         (1 / 3, 2 / 3, 1.0),
     ],
