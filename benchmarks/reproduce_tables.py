@@ -99,7 +99,7 @@ ROWS = (
     Row(
         "cifar10-msdnet",
         "CIFAR-10, MSDNet (K = 5)",
-        "A small MSDNet, ten epochs only: its first exit, at 18% of the cost, is weak.",
+        "A small MSDNet of three scales; its first exit stands at 18% of the cost.",
         pipeline="pipelines/cifar10-msdnet",
     ),
     Row(
@@ -120,7 +120,7 @@ ROWS = (
         "cifar100-densenet",
         "CIFAR-100, DenseNet (K = 4)",
         "DenseNet-121's blocks, halved, on pictures halved by the stem: the nearest that could be "
-        "trained here; 15 epochs. The pictures are JPEG copies of CIFAR-100, not lossless. The "
+        "trained here; 12 epochs. The pictures are JPEG copies of CIFAR-100, not lossless. The "
         "budgets are the paper's, 6.00, 6.75 and 7.50 of 10.20 ms, as shares, and two more.",
         (6.0 / 10.2, 6.75 / 10.2, 7.5 / 10.2, 0.8, 0.9),
         "pipelines/cifar100-densenet",
