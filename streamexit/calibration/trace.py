@@ -142,7 +142,7 @@ class Trace:
             raise DataError(f"{self.path}: {error}") from error
 
     def chunks(
-        self, rows: NDArray[np.int64], size: int = 16384
+        self, rows: NDArray[np.int64], size: int = 8192
     ) -> Iterator[tuple[slice, Calibration]]:
         """The frames at `rows`, a chunk at a time: (where in `rows`, their evidence)."""
         for start in range(0, len(rows), size):

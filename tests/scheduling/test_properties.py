@@ -224,6 +224,6 @@ def test_one_score_is_spread_like_many() -> None:
 def test_spreading_is_even() -> None:
     """Of any stretch of equal scores, any share lies below the threshold that it asks for."""
     for start in (0, 12_345, 10**6):
-        offset = spread_ties(np.zeros(500), 0, start + np.arange(500.0)) / SPREAD
+        offset = spread_ties(np.zeros(500), 0, start + np.arange(500.0)) / SPREAD - 0.5
         for share in np.linspace(0.1, 0.9, 9):
             assert abs((offset < share).mean() - share) < 0.01
