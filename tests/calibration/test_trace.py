@@ -138,7 +138,7 @@ def test_last_chunk_may_be_shorter_than_there_are_exits(path: Path) -> None:
 
 def test_trace_longer_than_a_chunk_is_scored_alike(tmp_path: Path) -> None:
     """Scores of more frames than a chunk holds are those of all frames at once."""
-    many, _ = synthetic(16_384 + 700, seed=2)
+    many, _ = synthetic(8_192 + 700, seed=2)
     trace = Trace.open(write(tmp_path / "t.npz", many, chunk=5000))
     rows = np.arange(len(trace))
     assert len(list(trace.chunks(rows))) == 2
