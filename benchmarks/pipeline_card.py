@@ -63,7 +63,8 @@ def card(pipeline: Pipeline, trace: Trace, folder: str) -> str:
     training: dict[str, Any] = json.loads((pipeline.folder / "training.json").read_text("utf-8"))
     recipe = training["recipe"]
     network = ", ".join(f"{k} {v}" for k, v in recipe["network"].items())
-    best = max(training["test_accuracy_per_exit"])
+    reached = [figures["accuracy"] for figures in training["test_figures_per_exit"]]
+    best = max(reached)
     interval = 1.96 * math.sqrt(best * (1 - best) / training["test_pictures"])
     shown = ", ".join(pipeline.labels[:10]) + (" ..." if len(pipeline.labels) > 10 else "")
     lines = [
@@ -85,7 +86,7 @@ def card(pipeline: Pipeline, trace: Trace, folder: str) -> str:
         "| exit | GFLOPs per frame | share of full | top-1 |",
         "|---|---|---|---|",
     ]
-    for k, accuracy in enumerate(training["test_accuracy_per_exit"]):
+    for k, accuracy in enumerate(reached):
         cost, share = pipeline.costs.per_exit[k], pipeline.costs.fractions[k]
         lines.append(f"| {k + 1} | {cost:.4f} | {share:.1%} | {accuracy:.2%} |")
     lines += [

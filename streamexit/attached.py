@@ -11,7 +11,7 @@ from streamexit.metrics import StreamCounters
 from streamexit.planning import PlannedStream
 from streamexit.queues import FrameBuffer
 from streamexit.sources.reader import Reader, StreamState
-from streamexit.wire.encoding import ResultEncoder, wire_thresholds
+from streamexit.wire.encoding import ResultEncoder, encode_state, wire_thresholds
 from streamexit.wire.messages import Budget, Cost, State, Status, timestamp
 
 AVAILABILITY = {
@@ -71,8 +71,9 @@ class AttachedStream:
         """Take account of an answer; whether it differs from the one before."""
         self.last_result_at = now
         self.exit_counts[record.exit] += 1
-        changed = record.prediction.label != self.last_label
-        self.last_label = record.prediction.label
+        label, _ = record.prediction.headline
+        changed = label != self.last_label
+        self.last_label = label
         return changed
 
     @property
@@ -95,11 +96,7 @@ class AttachedStream:
 
     def latest_answer(self, record: ExitRecord) -> State:
         """The state message."""
-        return State(
-            label=record.prediction.label,
-            probability=record.prediction.probability,
-            since=timestamp(record.frame.captured_at),
-        )
+        return encode_state(record.prediction, record.frame.captured_at)
 
     def status(self) -> Status:
         """The status message."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from streamexit.preprocessing import Image
 
 
@@ -16,7 +19,8 @@ class FrameInfo:
         index: Position among the frames that the source yielded, from 0; never goes back.
         pts_seconds: Presentation time on the stream's own, strictly rising time line.
         captured_at: Unix time in seconds when the frame was taken, as far as can be told.
-        label: True class index, for sources that know it.
+        label: What is true of it, for sources that know: a class index, or a map of them, uint8
+            [H, W], 255 where there is none.
         epoch: How often the source was reconnected before this frame.
         dropped_before: Frames lost between the previous frame and this one.
     """
@@ -25,7 +29,7 @@ class FrameInfo:
     index: int
     pts_seconds: float
     captured_at: float
-    label: int | None = None
+    label: int | NDArray[np.uint8] | None = None
     epoch: int = 0
     dropped_before: int = 0
 

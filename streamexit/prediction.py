@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 @dataclass(frozen=True, slots=True)
 class Classification:
@@ -21,6 +24,29 @@ class Classification:
     probability: float
     top: tuple[tuple[str, float], ...]
 
+    @property
+    def headline(self) -> tuple[str, float]:
+        """What to show where there is room for one class, and how sure or how much."""
+        return self.label, self.probability
 
-Prediction = Classification
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segmentation:
+    """The answer of a segmentation network.
+
+    Attributes:
+        shares: Every class with its share of the picture, in index order; they sum to 1.
+        mask: uint8 [H, W], class index of each pixel, at the network's input size.
+    """
+
+    shares: tuple[tuple[str, float], ...]
+    mask: NDArray[np.uint8]
+
+    @property
+    def headline(self) -> tuple[str, float]:
+        """The class that covers most of the picture, and its share."""
+        return max(self.shares, key=lambda item: item[1])
+
+
+Prediction = Classification | Segmentation
 """Any task's answer."""

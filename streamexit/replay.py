@@ -28,7 +28,6 @@ from streamexit.queues import FrameBuffer
 from streamexit.scheduling.policy import ExitPolicy
 from streamexit.sources.reader import Reader, StreamState
 from streamexit.sources.source import Source
-from streamexit.tasks.classification import build_task
 
 MAX_WAIT_SECONDS = 2.0
 """Virtual. Latency does not matter in a replay, so batches may take their time to fill."""
@@ -71,8 +70,8 @@ class _Stream:
     controller: BudgetController
     exits: list[int] = field(default_factory=list)
     labelled: int = 0
-    correct: int = 0
-    agreed: int = 0
+    correct: float = 0.0
+    agreed: float = 0.0
     waiting: dict[int, Prediction] = field(default_factory=dict)
     error: str | None = None
 
@@ -116,7 +115,7 @@ class Replay:
             if source.live:
                 raise InputError(f"{stream_id}: a live source cannot be replayed; record it first")
         self._pipeline = pipeline
-        self._task = build_task(pipeline.task, pipeline.labels)
+        self._task = pipeline.build_task()
         self._window = window
         self._budget = budget.as_fraction(pipeline.costs)
         self._table = policy.table
@@ -209,7 +208,7 @@ class Replay:
         stream.exits.append(record.exit)
         if record.frame.label is not None:
             stream.labelled += 1
-            stream.correct += self._task.is_correct(record.prediction, record.frame.label)
+            stream.correct += self._task.quality(record.prediction, record.frame.label)
         self._pair(stream, record)
         self._on_record(record)
 
@@ -224,7 +223,7 @@ class Replay:
         if other is None:
             stream.waiting[record.frame.index] = record.prediction
         else:
-            stream.agreed += self._task.same_answer(record.prediction, other)
+            stream.agreed += self._task.quality(record.prediction, self._task.target(other))
 
     def _report(self, streams: Sequence[_Stream]) -> StreamReport:
         costs = self._pipeline.costs

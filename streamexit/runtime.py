@@ -32,7 +32,6 @@ from streamexit.sinks.broker import EmbeddedBroker
 from streamexit.sinks.jsonl import JsonlSink
 from streamexit.sinks.mqtt import BrokerAddress, MqttSession
 from streamexit.sources.reader import Reader, StreamState
-from streamexit.tasks.classification import build_task
 from streamexit.wire.encoding import ResultEncoder
 from streamexit.wire.messages import MESSAGES, Info, Message, Stats, timestamp
 from streamexit.wire.topics import Topics
@@ -142,7 +141,7 @@ class Node:
 
     def _lane(self, plan: PlannedStream) -> PipelineLane:
         settings = self._configuration.engine
-        task = build_task(plan.pipeline.task, plan.pipeline.labels)
+        task = plan.pipeline.build_task()
         backend = TorchBackend(
             plan.pipeline.network,
             task,

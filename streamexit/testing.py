@@ -18,7 +18,7 @@ from streamexit.preprocessing import Preprocessing
 from streamexit.scheduling.policy import fit_policy, save_policy
 from streamexit.sources.source import DropReport, Picture
 from streamexit.tasks.classification import ClassificationTask
-from streamexit.training.datasets import LabelledImages
+from streamexit.training.labelled import LabelledImages
 
 TOY_LABELS = ("ant", "bee", "cat", "dog")
 TOY_PREPROCESSING = Preprocessing(8, 8, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

@@ -8,6 +8,7 @@ import torch
 from streamexit.errors import InputError, SourceError
 from streamexit.exits import Budget, ExitRecord
 from streamexit.models.pipeline import load_pipeline
+from streamexit.prediction import Classification
 from streamexit.replay import Replay
 from streamexit.scheduling.policy import load_policy
 from streamexit.sources.source import Source
@@ -15,6 +16,12 @@ from streamexit.sources.synthetic import SyntheticSource
 from streamexit.testing import TOY_PREPROCESSING, ListSource, toy_pictures
 
 CPU = torch.device("cpu")
+
+
+def index_of(record: ExitRecord) -> int:
+    """The class that was named."""
+    assert isinstance(record.prediction, Classification)
+    return record.prediction.index
 
 
 def replay(
@@ -87,7 +94,7 @@ def test_accuracy_is_that_of_the_labels(toy_pipeline: Path) -> None:
     """Accuracy is right answers over labelled frames."""
     pictures = toy_pictures(100, seed=3)
     run, records = replay(toy_pipeline, {"a": ListSource(pictures)})
-    right = sum(r.prediction.index == r.frame.label for r in records)
+    right = sum(index_of(r) == r.frame.label for r in records)
     assert run.total().accuracy == right / 100
     unlabelled: dict[str, Source] = {"a": SyntheticSource(TOY_PREPROCESSING, frames=10)}
     assert replay(toy_pipeline, unlabelled)[0].total().accuracy is None
@@ -98,7 +105,7 @@ def test_agreement_is_with_the_full_network(toy_pipeline: Path) -> None:
     pictures = toy_pictures(150, seed=4)
     run, early = replay(toy_pipeline, {"a": ListSource(pictures)}, agreement=True)
     _, full = replay(toy_pipeline, {"a": ListSource(pictures)}, budget=1.0)
-    same = sum(a.prediction.index == b.prediction.index for a, b in zip(early, full, strict=True))
+    same = sum(index_of(a) == index_of(b) for a, b in zip(early, full, strict=True))
     assert run.total().agreement == same / 150
     assert 0 < same < 150
     plain, records = replay(toy_pipeline, {"a": ListSource(pictures)})

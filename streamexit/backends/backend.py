@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from streamexit.tasks.readout import HostAnswer
+
 RowState = Any
 """What a waiting row carries to its next stage: the picture (uint8 [H, W, 3]) before stage 0,
 later something that only its backend understands. The engine stores it and never looks inside."""
@@ -20,12 +22,12 @@ class StageResult:
 
     Attributes:
         scores: [N], exit scores on the host.
-        answer: Lists with N entries, for `Task.prediction`.
+        answer: For `Task.prediction`.
         states: [N], what each row carries on if it stays; empty after the last stage.
     """
 
     scores: list[float]
-    answer: tuple[Any, ...]
+    answer: HostAnswer
     states: Sequence[RowState]
 
 

@@ -14,7 +14,7 @@ from streamexit.backends.scored_stage import ScoredOutput, ScoredStage
 from streamexit.errors import ConfigurationError
 from streamexit.models.network import MultiExitNetwork
 from streamexit.scheduling.scorers import Scorer
-from streamexit.tasks.readout import Task
+from streamexit.tasks.readout import Task, to_host
 
 
 class TorchBackend:
@@ -67,7 +67,7 @@ class _TorchPending:
         """Bring the small tensors to the host; features stay on the device."""
         output = self._output
         states: list[Any] = list(zip(*(t.unbind(0) for t in output.state), strict=True))
-        return StageResult(output.scores.tolist(), tuple(t.tolist() for t in output.answer), states)
+        return StageResult(output.scores.tolist(), to_host(output.answer), states)
 
 
 def pick_device(name: str) -> torch.device:

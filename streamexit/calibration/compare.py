@@ -164,7 +164,7 @@ def _check_request(trace: Trace, methods: Sequence[str], budgets: Sequence[float
 
 def _check_traces(trace: Trace, calibration: Trace | None) -> None:
     for part in (trace, calibration):
-        if part is not None and len(np.unique(part.label)) < 2:
+        if part is not None and part.label is not None and len(np.unique(part.label)) < 2:
             raise DataError(f"{part.path}: all frames are of one class; nothing can be compared")
     if calibration is None:
         return
@@ -186,7 +186,7 @@ def _same_frames(trace: Trace, calibration: Trace) -> bool:
     if calibration.path.samefile(trace.path):
         return True
     return calibration.header.data == trace.header.data and np.array_equal(
-        calibration.label, trace.label
+        calibration.quality, trace.quality
     )
 
 
@@ -196,7 +196,7 @@ def _split(trace: Trace, calibration: Trace | None, seed: int) -> tuple[Rows, Ro
     if calibration is not None:
         kept = draw.permutation(len(calibration))[: max(1, round(KEPT_SHARE * len(calibration)))]
         return _thinned(np.sort(kept)), np.arange(len(trace))
-    groups = trace.stream if trace.header.kind == "stream" else trace.label
+    groups = trace.stream if trace.header.kind == "stream" else trace.groups
     fit, judge = [], []
     for group in np.unique(groups):
         rows = np.flatnonzero(groups == group)
@@ -299,7 +299,7 @@ def _leaving(
     taken = exits_taken(scores, thresholds_within(policy.table, scores, budget))
     group: Rows
     if trace.header.kind == "images":
-        group = trace.label[rows].astype(np.int64)
+        group = trace.groups[rows].astype(np.int64)
         names = trace.header.labels
     else:
         group = np.arange(len(rows)) * 20 // len(rows)

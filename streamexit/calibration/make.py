@@ -30,10 +30,12 @@ from streamexit.scheduling.methods import find_method
 from streamexit.scheduling.policy import ExitPolicy, fit_policy, save_policy
 from streamexit.scheduling.scorers import score_all_exits
 from streamexit.scheduling.thresholds import exits_taken, spread_all, thresholds_within
-from streamexit.tasks.classification import build_task
-from streamexit.training.datasets import LabelledImages, load_part
+from streamexit.tasks.kinds import build_task
+from streamexit.training.datasets import load_part
+from streamexit.training.initial_weights import load_lite0_encoder
+from streamexit.training.labelled import LabelledImages
 from streamexit.training.recipe import Recipe
-from streamexit.training.trainer import EpochReport, Trainer, exit_accuracy
+from streamexit.training.trainer import EpochReport, Trainer, exit_figures
 
 CHECKPOINT = Path(".training/checkpoint.pt")
 REPORT = "training.json"
@@ -74,16 +76,24 @@ def train_pipeline(
     _make_deterministic(recipe.seed, target)
     preprocessing = recipe.preprocessing.build()
     network = build_network(recipe.network, preprocessing)
+    if recipe.initial_weights != "none":
+        load_lite0_encoder(network)
     dataset, root = recipe.data.dataset, data or Path(recipe.data.root)
     size = recipe.data.calibration_size
     pictures = load_part(dataset, root, "train", calibration_size=size)
     test = load_part(dataset, root, "test", calibration_size=size)
-    build_task(recipe.task, pictures.classes)
+    task = build_task(recipe.task, pictures.classes, preprocessing)
     check_classes(network, len(pictures.classes))
     _check_size(document.where("preprocessing"), preprocessing, pictures)
     folder = recipe_file.parent
     Trainer(
-        network, pictures, recipe, device=target, checkpoint=folder / CHECKPOINT, on_epoch=on_epoch
+        network,
+        task,
+        pictures,
+        recipe,
+        device=target,
+        checkpoint=folder / CHECKPOINT,
+        on_epoch=on_epoch,
     ).run()
     save_pipeline(
         folder,
@@ -92,7 +102,7 @@ def train_pipeline(
         network_spec=recipe.network,
         network=network,
         labels=pictures.classes,
-        calibration={"dataset": dataset, "root": recipe.data.root, "calibration_size": size},
+        calibration=recipe.data.model_dump(exclude_none=True),
     )
     report = {
         "pipeline": recipe.name,
@@ -101,7 +111,7 @@ def train_pipeline(
         "device": target.type,
         "train_pictures": len(pictures.labels),
         "test_pictures": len(test.labels),
-        "test_accuracy_per_exit": [round(a, 4) for a in exit_accuracy(network, test)],
+        "test_figures_per_exit": exit_figures(network, task, test),
         "recipe": recipe.model_dump(mode="json"),
     }
     (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -136,7 +146,7 @@ def fit_policies(
     size = spec.calibration_size
     pictures = load_part(spec.dataset, root, "calibration", calibration_size=size)
     _check_size(str(folder), pipeline.network.preprocessing, pictures)
-    task = build_task(pipeline.task, pipeline.labels)
+    task = pipeline.build_task()
     evidence = collect_evidence(pipeline.network.to(pick_device(device)), task, pictures)
     branch = ("branch+search",) if evidence.branch is not None else ()
     wanted = list(names or (*DEFAULT_METHODS, *branch))
@@ -149,7 +159,7 @@ def fit_policies(
     files: dict[str, Path] = {}
     for policy in policies:
         policy.provenance.update(
-            data=spec.model_dump(),
+            data=spec.model_dump(exclude_none=True),
             held_out_quality=round(held_out[policy.name], 5),
             date=datetime.now(UTC).date().isoformat(),
             version=version("streamexit"),

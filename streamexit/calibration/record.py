@@ -13,16 +13,14 @@ from typing import Literal
 import numpy as np
 import torch
 
-from streamexit.calibration.collect import read_exits
+from streamexit.calibration.collect import batch_size, read_exits
 from streamexit.calibration.trace import Trace, TraceHeader, TraceWriter
 from streamexit.errors import DataError, InputError, PipelineError
 from streamexit.metrics import DropReason
 from streamexit.models.pipeline import WEIGHTS, Pipeline, sha256
 from streamexit.sources.source import Picture, Source
-from streamexit.tasks.classification import build_task
 from streamexit.training.datasets import Part, load_part
 
-BATCH = 256
 PARTS: tuple[Part, ...] = ("train", "calibration", "test")
 
 
@@ -64,7 +62,7 @@ def record_trace(
         DataError: No frames, or labels on some of them only.
         SourceError: A source that cannot be read.
     """
-    task = build_task(pipeline.task, pipeline.labels)
+    task = pipeline.build_task()
     network = pipeline.network.to(device)
     first, frames = _peek(recording.frames, out)
     labelled = first.label is not None
@@ -83,18 +81,18 @@ def record_trace(
             "weights_sha256": sha256(pipeline.folder / WEIGHTS),
         },
     )
+    size = batch_size(network.preprocessing)
     with TraceWriter(out, header) as writer:
-        for batch in iter(lambda: list(islice(frames, BATCH)), []):
+        for batch in iter(lambda: list(islice(frames, size)), []):
             labels = [picture.label for _, picture in batch]
             if any((label is None) == labelled for label in labels):
                 raise DataError(f"{recording.data}: some frames have a label and some have none")
             images = torch.from_numpy(np.stack([picture.image for _, picture in batch]))
-            truth = torch.tensor(labels) if labelled else None
-            evidence = read_exits(network, task, images, truth)
-            last = evidence.distribution[:, -1].argmax(1).numpy()
+            read = read_exits(network, task, images, labels if labelled else None)
             writer.append(
-                evidence,
-                label=np.asarray(labels) if labelled else last,
+                read.evidence,
+                label=read.label,
+                counts=read.counts,
                 stream=np.array([stream for stream, _ in batch]),
                 time=np.array([picture.pts_seconds for _, picture in batch]),
             )
@@ -123,7 +121,8 @@ def record_part(pipeline: Pipeline, part: str, root: Path | None) -> Recording:
     pictures = load_part(
         spec.dataset, root or Path(spec.root), chosen, calibration_size=spec.calibration_size
     )
-    rows = zip(pictures.images, pictures.labels.tolist(), strict=True)
+    labels = pictures.labels.tolist() if pictures.labels.ndim == 1 else list(pictures.labels)
+    rows = zip(pictures.images, labels, strict=True)
     frames = ((0, Picture(image, float(i), label)) for i, (image, label) in enumerate(rows))
     return Recording("images", (f"{spec.dataset}-{part}",), frames, f"{spec.dataset} {part}")
 

@@ -71,10 +71,11 @@ class Trace:
         log_probabilities: float16 [N, K, C]; a logarithm keeps near-certain answers apart, which
             probabilities of half precision would not.
         confidence: float32 [N, K, F].
-        quality: float32 [N, K] in [0, 1]; for classification 1 where the answer is the label.
+        quality: float32 [N, K] in [0, 1]; see `Task.quality`.
         branch: float32 [N, K] from networks with a confidence branch, else None.
-        predictions: int32 [N, K], the class that each exit names.
-        label: int32 [N].
+        predictions: int32 [N, K], the most probable class at each exit, or the largest.
+        label: int32 [N], where a frame has one right answer, else None.
+        counts: int32 [N, K, 3, C] of segmentation (see `Task.counts`), else None.
         stream: int32 [N], index into `header.streams`.
         time: float64 [N], seconds on the stream's time line.
     """
@@ -86,7 +87,8 @@ class Trace:
     quality: NDArray[np.float32]
     branch: NDArray[np.float32] | None
     predictions: NDArray[np.int32]
-    label: NDArray[np.int32]
+    label: NDArray[np.int32] | None
+    counts: NDArray[np.int32] | None
     stream: NDArray[np.int32]
     time: NDArray[np.float64]
 
@@ -105,8 +107,8 @@ class Trace:
                     for info in z.infolist()
                     if info.filename.endswith(".npy")
                 }
-            arrays.setdefault("branch", None)  # type: ignore[arg-type]
-            trace = cls(path, header, **arrays)
+            optional = dict.fromkeys(("branch", "label", "counts"))
+            trace = cls(path, header, **{**optional, **arrays})  # type: ignore[arg-type]
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
         except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
@@ -115,12 +117,17 @@ class Trace:
         return trace
 
     def __len__(self) -> int:
-        return len(self.label)
+        return len(self.time)
 
     @property
     def num_exits(self) -> int:
         """K."""
         return len(self.header.costs.per_exit)
+
+    @property
+    def groups(self) -> NDArray[np.int32]:
+        """[N]: the frame's class, or where it has no one class, what the last exit sees most of."""
+        return self.predictions[:, -1] if self.label is None else self.label
 
     def load(self, rows: NDArray[np.int64]) -> Calibration:
         """The evidence of the frames at `rows`, in memory.
@@ -130,13 +137,16 @@ class Trace:
         """
         try:
             distribution = torch.from_numpy(self.log_probabilities[rows]).float().exp()
-            truth = torch.from_numpy(self.label[rows]).long()[:, None, None]
+            right = None
+            if self.label is not None:
+                truth = torch.from_numpy(self.label[rows]).long()[:, None, None]
+                right = distribution.gather(2, truth.expand(-1, self.num_exits, 1)).squeeze(2)
             return Calibration(
                 distribution,
                 torch.from_numpy(np.asarray(self.confidence[rows])),
                 torch.from_numpy(np.asarray(self.quality[rows])),
                 None if self.branch is None else torch.from_numpy(np.asarray(self.branch[rows])),
-                distribution.gather(2, truth.expand(-1, self.num_exits, 1)).squeeze(2),
+                right,
             )
         except DataError as error:
             raise DataError(f"{self.path}: {error}") from error
@@ -152,12 +162,15 @@ class Trace:
     def _check(self) -> None:
         n, k = self.quality.shape if self.quality.ndim == 2 else (-1, -1)
         fits = k == len(self.header.costs.per_exit)
-        for array in (self.log_probabilities, self.confidence, self.predictions, self.branch):
+        per_exit = (self.confidence, self.predictions, self.branch, self.counts)
+        for array in (self.log_probabilities, *per_exit):
             fits &= array is None or array.shape[:2] == (n, k)
-        fits &= all(len(a) == n for a in (self.label, self.stream, self.time))
+        fits &= all(a is None or len(a) == n for a in (self.label, self.stream, self.time))
         classes = len(self.header.labels)
+        fits &= self.counts is None or self.counts.shape[2:] == (3, classes)
         fits &= self.log_probabilities.ndim == 3 and self.log_probabilities.shape[2] == classes
-        fits &= n == 0 or (self.label.min() >= 0 and self.label.max() < classes)
+        if n and self.label is not None:
+            fits &= self.label.min() >= 0 and self.label.max() < classes
         if not fits:
             raise DataError(f"{self.path}: its arrays, labels and costs do not fit each other")
 
@@ -188,17 +201,19 @@ class TraceWriter:
         self,
         evidence: Calibration,
         *,
-        label: NDArray[np.integer[Any]],
+        label: NDArray[np.integer[Any]] | None,
         stream: NDArray[np.integer[Any]],
         time: NDArray[np.floating[Any]],
+        counts: NDArray[np.int32] | None = None,
     ) -> None:
         """Add N frames.
 
         Args:
             evidence: See `Calibration`.
-            label: [N].
+            label: [N]; None at all frames or at none.
             stream: [N], index into the header's streams.
             time: [N], seconds.
+            counts: [N, K, 3, C]; None at all frames or at none.
         """
         logs = evidence.distribution.log().clamp_min(-60000.0)
         columns: dict[str, NDArray[Any]] = {
@@ -206,10 +221,13 @@ class TraceWriter:
             "confidence": evidence.confidence.numpy().astype(np.float32),
             "quality": evidence.quality.numpy().astype(np.float32),
             "predictions": evidence.distribution.argmax(2).numpy().astype(np.int32),
-            "label": np.asarray(label, np.int32),
             "stream": np.asarray(stream, np.int32),
             "time": np.asarray(time, np.float64),
         }
+        if label is not None:
+            columns["label"] = np.asarray(label, np.int32)
+        if counts is not None:
+            columns["counts"] = np.asarray(counts, np.int32)
         if evidence.branch is not None:
             columns["branch"] = evidence.branch.numpy().astype(np.float32)
         for name, values in columns.items():
@@ -217,7 +235,7 @@ class TraceWriter:
                 self._files[name] = (self._folder / name).open("wb")
                 self._shapes[name] = (values.dtype, values.shape[1:])
             self._files[name].write(np.ascontiguousarray(values).tobytes())
-        self.frames += len(columns["label"])
+        self.frames += len(columns["time"])
 
     def close(self) -> None:
         """Put the file together.

@@ -93,7 +93,7 @@ def _readable(topic: str, content: Any) -> str:
         return (
             f"{result.captured_at}  {result.stream:<20} #{result.seq:<6} "
             f"exit {result.exit}/{result.exits}  {result.cost.value:.4f} {result.cost.unit}  "
-            f"{result.answer.label} {result.answer.probability:.0%}"
+            f"{result.answer.in_short()}"
         )
     text = jsonlib.dumps(content) if not isinstance(content, str) else content
     return f"{topic}  {text}"

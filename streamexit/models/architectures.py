@@ -15,6 +15,8 @@ ARCHITECTURES = {
     "cifar_resnet": "streamexit.models.cifar_resnet:build",
     "densenet": "streamexit.models.densenet:build",
     "msdnet": "streamexit.models.msdnet:build",
+    "multi_scale_resnet": "streamexit.models.multi_scale_resnet:build",
+    "scene_segmenter": "streamexit.models.scene_segmenter:build",
     "two_scale_resnet": "streamexit.models.two_scale_resnet:build",
 }
 """Name -> "module:factory", imported when asked for."""

@@ -24,7 +24,8 @@ from streamexit.models.architectures import build_network
 from streamexit.models.cost import gflops_per_exit
 from streamexit.models.network import MultiExitNetwork
 from streamexit.preprocessing import Preprocessing
-from streamexit.tasks.classification import build_task
+from streamexit.tasks.kinds import build_task
+from streamexit.tasks.readout import Task
 
 FILE = "pipeline.yaml"
 WEIGHTS = "network.safetensors"
@@ -71,7 +72,7 @@ class CalibrationSection(_Strict):
 
     dataset: str
     root: str
-    calibration_size: int = Field(gt=0)
+    calibration_size: int | None = Field(default=None, gt=0)
 
 
 class PipelineFile(_Strict):
@@ -97,7 +98,7 @@ class Pipeline:
     Attributes:
         folder: Where it lies.
         name: Its name on the wire.
-        task: The task mapping, for `tasks.classification.build_task`.
+        task: The task mapping; see `build_task`.
         labels: Class names in index order.
         network: In eval mode, on the CPU.
         costs: GFLOPs per exit, checked against the network.
@@ -115,6 +116,10 @@ class Pipeline:
     calibration: CalibrationSection | None
     policies: dict[str, Path]
     default_policy: str | None
+
+    def build_task(self) -> Task:
+        """What reads this network's answers."""
+        return build_task(self.task, self.labels, self.network.preprocessing)
 
     def policy_file(self, name: str | None) -> Path:
         """The file of policy `name`, or of the default one.
@@ -147,7 +152,7 @@ def load_pipeline(folder: Path) -> Pipeline:
     try:
         network = build_network(spec.network, spec.preprocessing.build())
         costs = CostTable(spec.costs.unit, tuple(spec.costs.per_exit))
-        build_task(spec.task, spec.labels)
+        build_task(spec.task, spec.labels, network.preprocessing)
     except PipelineError as error:
         raise PipelineError(f"{folder / FILE}: {error}") from error
     _load_weights(network, _checked(folder, spec.weights))

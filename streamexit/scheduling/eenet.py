@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from streamexit.scheduling.evidence import VOTE, Calibration, Evidence, Floats
+from streamexit.scheduling.evidence import VOTE, Calibration, Evidence, Floats, learnable
 from streamexit.scheduling.scorers import Scorer, score_all_exits
 from streamexit.scheduling.shares import table_budgets, tilt_to_budget
 
@@ -58,7 +58,7 @@ class EENetScorer(Scorer):
     Args:
         num_exits: K; the last exit accepts always and its score only serves reporting.
         num_columns: C.
-        num_features: F, how many of the confidence features are used.
+        num_features: How many confidence features there are to learn from; see `learnable`.
     """
 
     kind = "eenet"
@@ -70,7 +70,6 @@ class EENetScorer(Scorer):
             "num_columns": num_columns,
             "num_features": num_features,
         }
-        self._features = num_features
         self.exits = nn.ModuleList(
             nn.Linear(num_columns + num_features + k, 1) for k in range(num_exits)
         )
@@ -85,7 +84,7 @@ class EENetScorer(Scorer):
         """Sigmoid of a linear function of everything seen so far."""
         seen = (
             evidence.distribution,
-            evidence.confidence[:, : self._features],
+            learnable(evidence.confidence),
             evidence.past_scores,
         )
         return torch.sigmoid(self.exits[k](torch.cat(seen, dim=1)).squeeze(1))
@@ -195,7 +194,9 @@ def fit_eenet_scorer(
     torch.manual_seed(seed)
     costs = torch.tensor(fractions, dtype=torch.float32)
     scorer = EENetScorer(
-        num_exits=calibration.num_exits, num_columns=calibration.distribution.shape[2]
+        num_exits=calibration.num_exits,
+        num_columns=calibration.distribution.shape[2],
+        num_features=learnable(calibration.confidence).shape[2],
     )
     budget = fractions[0] + MIDDLE_BUDGET * (fractions[-1] - fractions[0])
     with torch.no_grad():
@@ -252,7 +253,7 @@ def _assigner_inputs(calibration: Calibration, scores: Tensor) -> list[Tensor]:
         torch.cat(
             [
                 calibration.distribution[:, k],
-                calibration.confidence[:, k, :FEATURES],
+                learnable(calibration.confidence[:, k]),
                 scores[:, :k],
             ],
             dim=1,

@@ -32,11 +32,19 @@ RUN = 3
 """Share of the exits so far that agree with this one without a break, this one included."""
 
 
+def learnable(confidence: Tensor) -> Tensor:
+    """What learned scorers see of the confidence features [..., F]: all but `RUN`, [..., F - 1].
+
+    The counter is PABEE's; EENet's features are the first three, and what a task adds behind them.
+    """
+    return torch.cat([confidence[..., :RUN], confidence[..., RUN + 1 :]], dim=-1)
+
+
 class Evidence(NamedTuple):
     """What is known of N frames at one exit. Scorers see this, never pixels.
 
     Attributes:
-        distribution: [N, C]: class probabilities.
+        distribution: [N, C]: class probabilities (classification) or class shares (segmentation).
         confidence: [N, F] in [0, 1]; the first four columns are those of `MAX_PROBABILITY`,
             `CERTAINTY`, `VOTE` and `RUN`.
         past_scores: [N, k]: the exit scores at the exits before this one.
@@ -56,7 +64,8 @@ class Calibration:
     Attributes:
         distribution: float32 [N, K, C].
         confidence: float32 [N, K, F].
-        quality: float32 [N, K] in [0, 1]: 1 where exit k's answer is right.
+        quality: float32 [N, K] in [0, 1]: how good exit k's answer is; in classification 1 where it
+            is right, else 0. Where the papers' equations have a correctness, this is meant.
         branch: float32 [N, K] in [0, 1], from networks with confidence branches.
         right_probability: float32 [N, K]: the probability that exit k gives the right answer, where
             there is one right answer.

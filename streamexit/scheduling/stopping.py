@@ -20,10 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from streamexit.scheduling.evidence import Calibration, Evidence
+from streamexit.scheduling.evidence import VOTE, Calibration, Evidence, learnable
 from streamexit.scheduling.scorers import Scorer
 
-FEATURES = 3
 HIDDEN = 16
 
 
@@ -33,16 +32,23 @@ class StoppingScorer(Scorer):
     Args:
         num_exits: K.
         num_columns: C.
+        num_features: How many confidence features there are to learn from; see `learnable`.
     """
 
     kind = "stopping"
 
-    def __init__(self, *, num_exits: int, num_columns: int) -> None:
+    def __init__(self, *, num_exits: int, num_columns: int, num_features: int = VOTE + 1) -> None:
         super().__init__()
-        self._config = {"num_exits": num_exits, "num_columns": num_columns}
+        self._config = {
+            "num_exits": num_exits,
+            "num_columns": num_columns,
+            "num_features": num_features,
+        }
         self._num_exits = num_exits
         self.layers = nn.Sequential(
-            nn.Linear(num_columns + FEATURES + num_exits, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, 1)
+            nn.Linear(num_columns + num_features + num_exits, HIDDEN),
+            nn.Tanh(),
+            nn.Linear(HIDDEN, 1),
         )
 
     def score(self, k: int, evidence: Evidence) -> Tensor:
@@ -50,7 +56,7 @@ class StoppingScorer(Scorer):
         n = len(evidence.distribution)
         where = evidence.confidence.new_zeros((n, self._num_exits))
         where[:, k] = 1
-        seen = (evidence.distribution, evidence.confidence[:, :FEATURES], where)
+        seen = (evidence.distribution, learnable(evidence.confidence), where)
         return torch.sigmoid(self.layers(torch.cat(seen, dim=1)).squeeze(1))
 
     def config(self) -> dict[str, Any]:
@@ -87,7 +93,8 @@ def fit_stopping_scorer(
     """
     torch.manual_seed(seed)
     _, k, c = calibration.distribution.shape
-    scorer = StoppingScorer(num_exits=k, num_columns=c)
+    features = learnable(calibration.confidence).shape[2]
+    scorer = StoppingScorer(num_exits=k, num_columns=c, num_features=features)
     optimiser = torch.optim.Adam(scorer.parameters(), lr=learning_rate)
     target = oracle_posterior(calibration.likelihood)
     nothing = calibration.quality.new_zeros((len(target), 0))

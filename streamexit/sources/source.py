@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from streamexit.metrics import DropReason
 from streamexit.preprocessing import Image
 
@@ -20,12 +23,12 @@ class Picture:
     Attributes:
         image: uint8 [H, W, 3], RGB, at the network's input size.
         pts_seconds: On the source's time line, strictly rising within one opening.
-        label: True class index, where known.
+        label: As in `FrameInfo`.
     """
 
     image: Image
     pts_seconds: float
-    label: int | None = None
+    label: int | NDArray[np.uint8] | None = None
 
 
 class Source(Protocol):

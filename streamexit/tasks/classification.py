@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from streamexit.errors import PipelineError
 from streamexit.prediction import Classification, Prediction
-from streamexit.tasks.readout import Readout, Task
+from streamexit.tasks.readout import HostAnswer, Readout, Target, rank_agreement
 
 
 class ClassificationTask:
@@ -32,6 +32,20 @@ class ClassificationTask:
         self.labels = tuple(labels)
         self.top_k = min(top_k, len(self.labels))
 
+    @classmethod
+    def from_options(
+        cls, options: dict[str, Any], labels: Sequence[str], size: tuple[int, int]
+    ) -> Self:
+        """From a pipeline's `task` mapping; the input's `size` does not matter here.
+
+        Raises:
+            PipelineError: A value that is not allowed.
+        """
+        top_k = options.get("top_k", 3)
+        if not isinstance(top_k, int) or top_k < 1:
+            raise PipelineError(f"task.top_k: {top_k!r} must be a whole number of at least 1")
+        return cls(labels=labels, **options)
+
     def read(self, logits: Tensor, carry: Tensor | None) -> Readout:
         """Turn logits [N, C] into a `Readout`.
 
@@ -46,13 +60,11 @@ class ClassificationTask:
         top = p.topk(self.top_k, dim=1)
         current = top.indices[:, :1]
         predictions = current if carry is None else torch.cat([carry, current], dim=1)
-        votes = (predictions[:, :, None] == predictions[:, None, :]).sum(2).amax(1)
-        run = (predictions == current).flip(1).cumprod(1).sum(1)
-        exits = predictions.shape[1]
-        confidence = torch.stack([top.values[:, 0], certainty, votes / exits, run / exits], dim=1)
+        votes, run = rank_agreement(predictions)
+        confidence = torch.stack([top.values[:, 0], certainty, votes, run], dim=1)
         return Readout((top.indices, top.values), p, confidence, predictions)
 
-    def prediction(self, answer: tuple[Any, ...], row: int) -> Classification:
+    def prediction(self, answer: HostAnswer, row: int) -> Classification:
         """The answer of `row`; `answer` is (indices [N][top_k], probabilities [N][top_k])."""
         indices, probabilities = answer[0][row], answer[1][row]
         top = tuple(
@@ -60,30 +72,42 @@ class ClassificationTask:
         )
         return Classification(top[0][0], indices[0], top[0][1], top)
 
-    def same_answer(self, one: Prediction, other: Prediction) -> bool:
-        """Whether both name the same class."""
-        return one.index == other.index
+    def target(self, prediction: Prediction) -> int:
+        """The index of the named class."""
+        assert isinstance(prediction, Classification)
+        return prediction.index
 
-    def is_correct(self, prediction: Prediction, label: int) -> bool:
-        """Whether the named class is the true one."""
-        return prediction.index == label
+    def quality(self, prediction: Prediction, target: Target) -> float:
+        """1 if the named class is the true one, else 0."""
+        return float(self.target(prediction) == target)
+
+    def counts(self, prediction: Prediction, target: Target) -> None:
+        """Nothing: the mean of the quality says it all."""
+
+    def tally(self) -> ClassificationTally:
+        """An empty one."""
+        return ClassificationTally(self)
+
+    def training_rows(
+        self, logits: Sequence[Tensor], labels: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
+        """Logits [N, C] and labels [N] as they are."""
+        return list(logits), labels
 
 
-def build_task(spec: dict[str, Any], labels: Sequence[str]) -> Task:
-    """Build a task from a pipeline's `task` mapping.
+class ClassificationTally:
+    """How many were right."""
 
-    Raises:
-        PipelineError: Unknown kind or option.
-    """
-    options = dict(spec)
-    kind = options.pop("kind", None)
-    if kind != ClassificationTask.kind:
-        raise PipelineError(f"task.kind: {kind!r} is unknown; known is 'classification'")
-    unknown = set(options) - {"top_k"}
-    if unknown:
-        raise PipelineError(f"task.{sorted(unknown)[0]}: unknown option; known is 'top_k'")
-    if not isinstance(options.get("top_k", 3), int) or options.get("top_k", 3) < 1:
-        raise PipelineError(
-            f"task.top_k: {options['top_k']!r} must be a whole number of at least 1"
-        )
-    return ClassificationTask(labels=labels, **options)
+    def __init__(self, task: ClassificationTask) -> None:
+        self._task = task
+        self._right = 0.0
+        self._answers = 0
+
+    def add(self, prediction: Prediction, target: Target) -> None:
+        """Count one answer."""
+        self._right += self._task.quality(prediction, target)
+        self._answers += 1
+
+    def figures(self) -> dict[str, Any]:
+        """`accuracy`, in [0, 1]; None without answers."""
+        return {"accuracy": self._right / self._answers if self._answers else None}

@@ -1,23 +1,39 @@
 """The seam between networks and everything that is task-blind.
 
-N: rows, C: columns of the distribution, F: confidence features.
+N: rows, C: columns of the distribution, F: confidence features, K: exits so far.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from streamexit.prediction import Prediction
+
+Target = Any
+"""What an answer is compared with: a class index (classification), or a map of class indices, uint8
+[H, W] with `VOID` where there is none (segmentation)."""
+
+VOID = 255
+"""Label of a pixel that belongs to no class; it counts nowhere."""
+
+HostAnswer = tuple[Any, ...]
+"""`Readout.answer` as a backend hands it on: small tensors as lists, larger ones as they are."""
 
 
 class Readout(NamedTuple):
     """What a task makes of one exit's logits, still on the device.
 
     Attributes:
-        answer: Tensors [N, ...] from which `Task.prediction` builds the answer on the host.
-        distribution: [N, C]: class probabilities (classification).
+        answer: Tensors [N, ...] from which `Task.prediction` builds the answer. Those of at most two
+            dimensions come to the host for all rows at once; larger ones stay on the device, and
+            only rows that leave are looked at.
+        distribution: [N, C]: class probabilities (classification) or class shares (segmentation).
         confidence: [N, F] in [0, 1], higher is surer; the first four columns are named in
             `scheduling.evidence`, more may follow.
         carry: Tensor [N, ...] that the next exit's readout wants back.
@@ -29,8 +45,25 @@ class Readout(NamedTuple):
     carry: Tensor
 
 
+def to_host(answer: Sequence[Tensor]) -> HostAnswer:
+    """Bring small answer tensors to the host."""
+    return tuple(t.tolist() if t.ndim <= 2 else t for t in answer)
+
+
+class Tally(Protocol):
+    """How good the answers of a run are."""
+
+    def add(self, prediction: Prediction, target: Target) -> None:
+        """Count one answer."""
+        ...
+
+    def figures(self) -> dict[str, Any]:
+        """Names and values; the first is the one to look at."""
+        ...
+
+
 class Task(Protocol):
-    """A task: classification now; an exit is per frame in all of them."""
+    """What differs between classification and segmentation. An exit is per frame in both."""
 
     kind: str
     labels: tuple[str, ...]
@@ -39,14 +72,44 @@ class Task(Protocol):
         """Turn exit logits into a `Readout`; `carry` is the previous exit's, None at the first."""
         ...
 
-    def prediction(self, answer: tuple[object, ...], row: int) -> Prediction:
-        """The answer of one row, from the `answer` tensors brought to the host as lists."""
+    def prediction(self, answer: HostAnswer, row: int) -> Prediction:
+        """The answer of one row."""
         ...
 
-    def same_answer(self, one: Prediction, other: Prediction) -> bool:
-        """Whether two answers to the same frame agree."""
+    def target(self, prediction: Prediction) -> Target:
+        """An answer, taken as the truth that others are compared with."""
         ...
 
-    def is_correct(self, prediction: Prediction, label: int) -> bool:
-        """Whether an answer is right."""
+    def quality(self, prediction: Prediction, target: Target) -> float:
+        """How good an answer is, in [0, 1]; 0 or 1 where it can only be wrong or right."""
         ...
+
+    def counts(self, prediction: Prediction, target: Target) -> NDArray[np.int32] | None:
+        """Per frame what a figure over many frames needs, [3, C]; None where quality will do."""
+        ...
+
+    def tally(self) -> Tally:
+        """An empty one."""
+        ...
+
+    def training_rows(
+        self, logits: Sequence[Tensor], labels: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
+        """K logits as rows [M, C], and class indices int64 [M], one row for all that has a label."""
+        ...
+
+
+def rank_agreement(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """The features `VOTE` and `RUN` of the exits so far.
+
+    Args:
+        maps: Class indices [N, K, ...], one entry per exit.
+
+    Returns:
+        The share of exits that agree with the most frequent answer, and the share that agree with
+        the last one without a break, both [N, ...].
+    """
+    exits = maps.shape[1]
+    votes = torch.stack([(maps == maps[:, k : k + 1]).sum(1) for k in range(exits)], 1).amax(1)
+    run = (maps == maps[:, -1:]).flip(1).cumprod(1).sum(1)
+    return votes / exits, run / exits

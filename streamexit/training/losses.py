@@ -11,8 +11,11 @@ N: rows, C: classes, K: exits.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -25,6 +28,22 @@ def exit_weights(num_exits: int, *, rising: bool = True) -> list[float]:
     return [k / total for k in range(1, num_exits + 1)]
 
 
+def class_weights(labels: NDArray[np.integer[Any]], num_classes: int) -> Tensor:
+    """Rare classes count more: 1 / ln(1.02 + share) (ENet; Paszke et al. 2016, section 5.1).
+
+    Args:
+        labels: Class indices of any shape; those from `num_classes` on are left out.
+        num_classes: C.
+
+    Returns:
+        [C]; their mean over the labels is 1, so that the loss keeps its scale.
+    """
+    counts = np.bincount(labels.ravel(), minlength=num_classes)[:num_classes]
+    share = counts / max(counts.sum(), 1)
+    weights = 1 / np.log(1.02 + share)
+    return torch.from_numpy(weights / max((weights * share).sum(), 1e-9)).float()
+
+
 def multi_exit_loss(
     logits: Sequence[Tensor],
     labels: Tensor,
@@ -32,6 +51,7 @@ def multi_exit_loss(
     distillation: float,
     temperature: float,
     rising: bool = True,
+    class_weights: Tensor | None = None,
 ) -> Tensor:
     """The joint loss.
 
@@ -41,6 +61,7 @@ def multi_exit_loss(
         distillation: In [0, 1]: how much of an early exit's loss is agreement with the last exit.
         temperature: T; the distillation term carries T squared (Hinton et al. 2015).
         rising: Weights rise with the exit; else all count the same.
+        class_weights: [C], for the cross-entropy with the labels.
 
     Returns:
         A scalar.
@@ -49,7 +70,7 @@ def multi_exit_loss(
     loss = torch.zeros((), device=labels.device)
     for k, weight in enumerate(exit_weights(len(logits), rising=rising)):
         own = logits[k].float()
-        term = functional.cross_entropy(own, labels)
+        term = functional.cross_entropy(own, labels, class_weights)
         if distillation and k < len(logits) - 1:
             student = functional.log_softmax(own / temperature, dim=1)
             divergence = functional.kl_div(student, teacher, reduction="batchmean", log_target=True)

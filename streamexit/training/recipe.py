@@ -21,12 +21,14 @@ class Data(_Strict):
 
     dataset: str
     root: str
-    calibration_size: Annotated[int, Field(gt=0)]
+    calibration_size: Annotated[int, Field(gt=0)] | None = None
+    """Training pictures that are set aside; none where the data set has a part for that."""
 
 
 class Optimiser(_Strict):
-    """SGD with Nesterov momentum under linear warm-up and cosine decay."""
+    """SGD with Nesterov momentum, or AdamW, under linear warm-up and cosine decay."""
 
+    kind: Literal["sgd", "adamw"] = "sgd"
     epochs: Annotated[int, Field(gt=0)]
     batch_size: Annotated[int, Field(gt=0)] = 128
     peak_learning_rate: Positive = 0.2
@@ -42,6 +44,8 @@ class JointLoss(_Strict):
 
     kind: Literal["joint"] = "joint"
     exit_weights: Literal["rising", "equal"] = "rising"
+    class_weights: Literal["none", "rare"] = "none"
+    """"rare": classes count the more, the rarer they are; see `losses.class_weights`."""
 
 
 class CostAwareLoss(_Strict):
@@ -63,10 +67,21 @@ class Distillation(_Strict):
     """Share of the epochs after which the last exit is worth learning from."""
 
 
-class Augmentation(_Strict):
-    """Random crops and mirror images."""
+class CropAndFlip(_Strict):
+    """Random shifts and mirror images; see `augment.crop_and_flip`."""
 
+    kind: Literal["crop_and_flip"] = "crop_and_flip"
     padding: Annotated[int, Field(ge=0)] = 4
+
+
+class Scenes(_Strict):
+    """Random scales, crops, mirror images and colours; see `augment.change_scene`."""
+
+    kind: Literal["scenes"]
+    scale: tuple[Positive, Positive] = (0.75, 1.75)
+    """Smallest and largest; drawn so that each factor is as likely as its inverse."""
+    colour: Fraction = 0.3
+    """How far brightness, contrast and saturation may move, as a share."""
 
 
 class Recipe(_Strict):
@@ -75,11 +90,13 @@ class Recipe(_Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     task: dict[str, Any]
     network: dict[str, Any]
+    initial_weights: Literal["none", "efficientnet-lite0-imagenet"] = "none"
+    """Where the encoder starts from; see `initial_weights`."""
     preprocessing: PreprocessingSection
     data: Data
     optimiser: Optimiser
     loss: Annotated[JointLoss | CostAwareLoss, Field(discriminator="kind")] = JointLoss()
     distillation: Distillation = Distillation()
-    augmentation: Augmentation = Augmentation()
+    augmentation: CropAndFlip | Scenes = CropAndFlip()
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     seed: int = 0

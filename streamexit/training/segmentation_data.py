@@ -1,10 +1,11 @@
-"""Pictures with a class per pixel: Cityscapes (Cordts et al., CVPR 2016).
+"""Picture sets with one label per pixel: CamVid and Cityscapes.
 
 H, W: rows and columns that were asked for.
 """
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,11 +16,25 @@ from numpy.typing import NDArray
 
 from streamexit.errors import DataError
 from streamexit.preprocessing import Image, InputConverter, Preprocessing
+from streamexit.tasks.readout import VOID
+from streamexit.training.labelled import LabelledImages
 
 CityscapesPart = Literal["train", "val", "test"]
 
-IGNORE = 255
-"""Train id of pixels that neither teach nor count."""
+CAMVID_CLASSES = (
+    "sky",
+    "building",
+    "pole",
+    "road",
+    "pavement",
+    "tree",
+    "sign",
+    "fence",
+    "car",
+    "pedestrian",
+    "bicyclist",
+)
+"""The eleven classes of the SegNet version of CamVid; label 11 says that a pixel has none."""
 
 TRAIN_CLASSES = {
     7: "road",
@@ -45,6 +60,51 @@ TRAIN_CLASSES = {
 """Of Cityscapes' 34 label ids (0 to 33), the 19 that are learned, in the order of their train ids."""
 
 PICTURE, LABELS = "_leftImg8bit.png", "_gtFine_labelIds.png"
+
+
+def load_camvid(root: Path, part: Literal["train", "calibration", "test"]) -> LabelledImages:
+    """CamVid (Brostow et al., 2009) in the version of the SegNet tutorial, 480 x 360 pixels.
+
+    Its validation part is the calibration part. Pictures of one part are from the same drives.
+
+    Args:
+        root: Folder that holds `camvid.zip`, with `{train,val,test}/NAME.{webp,png}` and the labels
+            as `{train,val,test}annot/NAME.png`.
+        part: Which part.
+
+    Raises:
+        DataError: A missing or damaged archive, or a picture without labels.
+    """
+    archive = root / "camvid.zip"
+    if not archive.is_file():
+        raise DataError(f"data.root: {root} holds no {archive.name}; name its folder with --data")
+    folder = "val" if part == "calibration" else part
+    images, labels = [], []
+    try:
+        with zipfile.ZipFile(archive) as z:
+            members = set(z.namelist())
+            for name in sorted(n for n in members if n.startswith(f"{folder}/") and n[-1] != "/"):
+                annotated = f"{folder}annot/{Path(name).stem}.png"
+                if annotated not in members:
+                    raise DataError(f"{archive}: {name} has no labels; expected {annotated}")
+                images.append(_decode(z.read(name), cv2.IMREAD_COLOR_RGB))
+                labels.append(_decode(z.read(annotated), cv2.IMREAD_UNCHANGED))
+        everything = LabelledImages(np.stack(images), np.stack(labels), CAMVID_CLASSES)
+    except (zipfile.BadZipFile, OSError, ValueError, cv2.error) as error:
+        raise DataError(f"{archive} is not CamVid as expected: {error}") from error
+    everything.labels[everything.labels == len(CAMVID_CLASSES)] = VOID
+    if everything.labels.shape != everything.images.shape[:3] or (
+        everything.labels[everything.labels != VOID].max(initial=0) >= len(CAMVID_CLASSES)
+    ):
+        raise DataError(f"{archive}: labels do not fit the pictures or the 11 classes")
+    return everything
+
+
+def _decode(encoded: bytes, flags: int) -> NDArray[np.uint8]:
+    picture = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags)
+    if picture is None or picture.dtype != np.uint8:
+        raise ValueError("a member is not a picture of bytes")
+    return picture.astype(np.uint8, copy=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +133,7 @@ class SegmentationPairs:
             size: (width, height), in pixels.
 
         Returns:
-            Picture uint8 [H, W, 3], RGB, and train ids uint8 [H, W], `IGNORE` where none.
+            Picture uint8 [H, W, 3], RGB, and train ids uint8 [H, W], `VOID` where none.
 
         Raises:
             DataError: A file that is not what it should be, or two that do not fit together.
@@ -124,7 +184,7 @@ def load_cityscapes(root: Path, part: CityscapesPart) -> SegmentationPairs:
 
 def _to_train_ids() -> NDArray[np.uint8]:
     """Train id of each label id [256]."""
-    table = np.full(256, IGNORE, np.uint8)
+    table = np.full(256, VOID, np.uint8)
     table[list(TRAIN_CLASSES)] = np.arange(len(TRAIN_CLASSES), dtype=np.uint8)
     return table
 

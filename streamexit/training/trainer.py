@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,10 +21,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from streamexit.errors import ConfigurationError
 from streamexit.models.cost import gflops_per_exit
 from streamexit.models.network import MultiExitNetwork, StageOutput
-from streamexit.training.augment import random_crop_and_flip
-from streamexit.training.datasets import LabelledImages
-from streamexit.training.losses import cost_aware_loss, multi_exit_loss
-from streamexit.training.recipe import CostAwareLoss, Recipe
+from streamexit.tasks.readout import Task, to_host
+from streamexit.training.augment import build_augmentation
+from streamexit.training.labelled import LabelledImages
+from streamexit.training.losses import class_weights, cost_aware_loss, multi_exit_loss
+from streamexit.training.recipe import CostAwareLoss, JointLoss, Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,8 @@ class EpochReport:
         epoch: From 1.
         epochs: In all.
         loss: Mean joint loss over the epoch.
-        exit_accuracy: Per exit, on the augmented training pictures, in [0, 1].
+        exit_accuracy: Per exit, share of rows (frames or pixels) that are right, on the augmented
+            training pictures.
         seconds: That the epoch took.
         seconds_left: Estimate for the epochs to come, from those of this process.
     """
@@ -52,6 +55,7 @@ class Trainer:
 
     Args:
         network: Trained in place; holds the averaged weights at the end.
+        task: Says what counts as a row of the loss: a frame or a pixel.
         data: The training part.
         recipe: See `Recipe`.
         device: Where to train.
@@ -65,6 +69,7 @@ class Trainer:
     def __init__(
         self,
         network: MultiExitNetwork,
+        task: Task,
         data: LabelledImages,
         recipe: Recipe,
         *,
@@ -75,7 +80,14 @@ class Trainer:
         self._network = network.to(device).to(memory_format=torch.channels_last)
         self._images = torch.from_numpy(data.images).to(device)
         self._labels = torch.from_numpy(data.labels).to(device)
+        self._task = task
         self._recipe = recipe
+        self._augment = build_augmentation(recipe.augmentation)
+        self._class_weights = (
+            class_weights(data.labels, len(data.classes)).to(device)
+            if isinstance(recipe.loss, JointLoss) and recipe.loss.class_weights == "rare"
+            else None
+        )
         self._device = device
         self._checkpoint = checkpoint
         self._on_epoch = on_epoch
@@ -88,12 +100,7 @@ class Trainer:
             ),
             use_buffers=True,
         )
-        self._optimiser = torch.optim.SGD(
-            self._parameter_groups(),
-            lr=recipe.optimiser.peak_learning_rate,
-            momentum=recipe.optimiser.momentum,
-            nesterov=recipe.optimiser.momentum > 0,
-        )
+        self._optimiser = self._build_optimiser()
 
     def run(self) -> None:
         """Train from the checkpoint, or from the start, to the last epoch."""
@@ -118,34 +125,34 @@ class Trainer:
         batches = torch.split(order, recipe.optimiser.batch_size)
         total_loss = torch.zeros((), device=self._device)
         correct = torch.zeros(self._network.num_exits, device=self._device)
+        counted = 0
         self._network.train()
         for step, rows in enumerate(batches):
             self._set_learning_rate(epoch + step / len(batches))
-            images = random_crop_and_flip(
-                self._images[rows], padding=recipe.augmentation.padding, generator=generator
-            )
-            loss, logits = self._train_batch(images, self._labels[rows], epoch)
+            images, labels = self._augment(self._images[rows], self._labels[rows], generator)
+            loss, logits, truth = self._train_batch(images, labels, epoch)
             total_loss += loss * len(rows)
-            correct += torch.stack([(z.argmax(1) == self._labels[rows]).sum() for z in logits])
-        n = len(self._labels)
-        return float(total_loss / n), tuple((correct / n).tolist())
+            correct += torch.stack([(z.argmax(1) == truth).sum() for z in logits])
+            counted += len(truth)
+        return float(total_loss / len(self._labels)), tuple((correct / max(counted, 1)).tolist())
 
     def _train_batch(
         self, images: Tensor, labels: Tensor, epoch: int
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> tuple[Tensor, list[Tensor], Tensor]:
         with self._mixed_precision():
             outputs = self._network(images)
-        logits = [output.logits for output in outputs]
-        loss = self._loss(outputs, labels, epoch)
+        logits, truth = self._task.training_rows([output.logits for output in outputs], labels)
+        loss = self._loss(outputs, logits, truth, epoch)
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimiser.step()
         self._average.update_parameters(self._network)
-        return loss.detach(), [z.detach() for z in logits]
+        return loss.detach(), [z.detach() for z in logits], truth
 
-    def _loss(self, outputs: list[StageOutput], labels: Tensor, epoch: int) -> Tensor:
+    def _loss(
+        self, outputs: list[StageOutput], logits: list[Tensor], truth: Tensor, epoch: int
+    ) -> Tensor:
         recipe = self._recipe
-        logits = [output.logits for output in outputs]
         if isinstance(recipe.loss, CostAwareLoss):
             confidence = [o.confidence for o in outputs if o.confidence is not None]
             if len(confidence) < len(outputs):
@@ -157,7 +164,7 @@ class Trainer:
             return cost_aware_loss(
                 logits,
                 confidence,
-                labels,
+                truth,
                 self._fractions,
                 version=version,
                 cost_weight=recipe.loss.cost_weight,
@@ -165,10 +172,11 @@ class Trainer:
         teaching = epoch >= recipe.distillation.starts_at * recipe.optimiser.epochs
         return multi_exit_loss(
             logits,
-            labels,
+            truth,
             distillation=recipe.distillation.weight if teaching else 0.0,
             temperature=recipe.distillation.temperature,
             rising=recipe.loss.exit_weights == "rising",
+            class_weights=self._class_weights,
         )
 
     def _mixed_precision(self) -> AbstractContextManager[None]:
@@ -184,6 +192,17 @@ class Trainer:
             share = (1 + math.cos(math.pi * progress)) / 2
         for group in self._optimiser.param_groups:
             group["lr"] = o.peak_learning_rate * share
+
+    def _build_optimiser(self) -> torch.optim.Optimizer:
+        o = self._recipe.optimiser
+        if o.kind == "adamw":
+            return torch.optim.AdamW(self._parameter_groups(), lr=o.peak_learning_rate)
+        return torch.optim.SGD(
+            self._parameter_groups(),
+            lr=o.peak_learning_rate,
+            momentum=o.momentum,
+            nesterov=o.momentum > 0,
+        )
 
     def _parameter_groups(self) -> list[dict[str, object]]:
         """Weight decay for matrices and kernels only, not for norms and biases."""
@@ -223,17 +242,21 @@ class Trainer:
         return int(state["epochs_done"])
 
 
-def exit_accuracy(
-    network: MultiExitNetwork, data: LabelledImages, *, batch_size: int = 500
-) -> tuple[float, ...]:
-    """Top-1 accuracy of each exit on un-augmented pictures, in float32."""
+def exit_figures(
+    network: MultiExitNetwork, task: Task, data: LabelledImages, *, batch_size: int = 100
+) -> list[dict[str, Any]]:
+    """What each exit reaches on un-augmented pictures: per exit, `Tally.figures`."""
     network.eval()
     device = next(network.parameters()).device
-    correct = [0] * network.num_exits
+    tallies = [task.tally() for _ in range(network.num_exits)]
     with torch.inference_mode():
         for start in range(0, len(data.labels), batch_size):
             images = torch.from_numpy(data.images[start : start + batch_size]).to(device)
-            labels = torch.from_numpy(data.labels[start : start + batch_size]).to(device)
-            for k, output in enumerate(network(images)):
-                correct[k] += int((output.logits.argmax(1) == labels).sum())
-    return tuple(c / len(data.labels) for c in correct)
+            targets = data.labels[start : start + batch_size]
+            carry = None
+            for output, tally in zip(network(images), tallies, strict=True):
+                readout = task.read(output.logits, carry)
+                carry, answer = readout.carry, to_host(readout.answer)
+                for row, target in enumerate(targets):
+                    tally.add(task.prediction(answer, row), target)
+    return [tally.figures() for tally in tallies]

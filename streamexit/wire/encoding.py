@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import math
+from functools import singledispatch
 
 from streamexit.exits import ExitRecord
-from streamexit.wire.messages import ClassificationAnswer, Cost, Result, TopClass, timestamp
+from streamexit.prediction import Classification, Prediction, Segmentation
+from streamexit.wire.messages import (
+    ClassificationAnswer,
+    ClassShare,
+    Cost,
+    Result,
+    SegmentationAnswer,
+    State,
+    TopClass,
+    timestamp,
+)
 
 NOBODY = 2.0
 """Stands for a threshold of +infinity: scores end at 1."""
@@ -29,7 +40,7 @@ class ResultEncoder:
 
     def __call__(self, record: ExitRecord, published_at: float) -> Result:
         """The message for `record`; exits count from 1 on the wire."""
-        frame, answer = record.frame, record.prediction
+        frame = record.frame
         return Result(
             node=self._node,
             boot_id=self._boot_id,
@@ -46,14 +57,50 @@ class ResultEncoder:
             score=_share(record.score),
             cost=Cost(value=record.cost, unit="gflops"),
             latency_ms=round(record.latency_seconds * 1000, 3),
-            answer=ClassificationAnswer(
-                label=answer.label,
-                index=answer.index,
-                probability=_share(answer.probability),
-                top=[TopClass(label=label, probability=_share(p)) for label, p in answer.top],
-            ),
+            answer=encode_answer(record.prediction),
             dropped_since_last=frame.dropped_before,
         )
+
+
+@singledispatch
+def encode_answer(prediction: Prediction) -> ClassificationAnswer | SegmentationAnswer:
+    """A task's answer as it is sent."""
+    raise TypeError(f"no message for {type(prediction).__name__}")
+
+
+@encode_answer.register
+def _(answer: Classification) -> ClassificationAnswer:
+    return ClassificationAnswer(
+        label=answer.label,
+        index=answer.index,
+        probability=_share(answer.probability),
+        top=[TopClass(label=label, probability=_share(p)) for label, p in answer.top],
+    )
+
+
+@encode_answer.register
+def _(answer: Segmentation) -> SegmentationAnswer:
+    height, width = answer.mask.shape
+    falling = sorted(answer.shares, key=lambda item: -item[1])
+    shares = [ClassShare(label=label, share=share) for label, share in falling if share > 0]
+    return SegmentationAnswer(width=width, height=height, shares=shares)
+
+
+@singledispatch
+def encode_state(prediction: Prediction, since: float) -> State:
+    """The answer in short; `since` is Unix time."""
+    raise TypeError(f"no message for {type(prediction).__name__}")
+
+
+@encode_state.register
+def _(answer: Classification, since: float) -> State:
+    return State(label=answer.label, probability=_share(answer.probability), since=timestamp(since))
+
+
+@encode_state.register
+def _(answer: Segmentation, since: float) -> State:
+    label, share = answer.headline
+    return State(label=label, share=_share(share), since=timestamp(since))
 
 
 def wire_thresholds(thresholds: tuple[float, ...]) -> list[float | None]:

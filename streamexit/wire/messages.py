@@ -60,6 +60,35 @@ class ClassificationAnswer(Message):
     probability: Share
     top: list[TopClass]
 
+    def in_short(self) -> str:
+        """For people."""
+        return f"{self.label} {self.probability:.0%}"
+
+
+class ClassShare(Message):
+    """How much of the picture, or of a region, a class covers."""
+
+    label: str
+    share: Share
+
+
+class SegmentationAnswer(Message):
+    """The answer of a segmentation network."""
+
+    task: Literal["segmentation"] = "segmentation"
+    width: Annotated[int, Field(ge=1)]
+    """Of the map, in pixels."""
+    height: Annotated[int, Field(ge=1)]
+    shares: list[ClassShare]
+    """The classes that occur, largest first."""
+
+    def in_short(self) -> str:
+        """The three largest, for people."""
+        return ", ".join(f"{item.label} {item.share:.0%}" for item in self.shares[:3])
+
+
+Answer = Annotated[ClassificationAnswer | SegmentationAnswer, Field(discriminator="task")]
+
 
 class Result(Message):
     """One answered frame. `seq` counts per stream and boot: a gap is a loss."""
@@ -80,7 +109,7 @@ class Result(Message):
     score: Share
     cost: Cost
     latency_ms: Annotated[float, Field(ge=0)]
-    answer: ClassificationAnswer
+    answer: Answer
     dropped_since_last: Count
     historical: bool = False
 
@@ -90,7 +119,11 @@ class State(Message):
 
     format: Literal["streamexit.state/1"] = Field("streamexit.state/1", alias="schema")
     label: str
-    probability: Share
+    """The most probable class, or the one that covers most of the picture."""
+    probability: Share | None = None
+    """In classification."""
+    share: Share | None = None
+    """In segmentation: of the picture."""
     since: Timestamp
 
 

@@ -12,9 +12,8 @@ from streamexit.errors import ConfigurationError
 from streamexit.models.pipeline import load_pipeline
 from streamexit.scheduling.policy import load_policy
 from streamexit.scheduling.scorers import score_all_exits
-from streamexit.tasks.classification import build_task
 from streamexit.testing import TOY_LABELS, TOY_POLICIES, toy_pictures
-from streamexit.training.datasets import LabelledImages
+from streamexit.training.labelled import LabelledImages
 
 
 @pytest.mark.parametrize("policy_name", TOY_POLICIES)
@@ -23,11 +22,11 @@ def test_scores_are_those_of_calibration(
 ) -> None:
     """What a stage computes at run time is what the thresholds were fitted on."""
     pipeline = load_pipeline(toy_pipeline)
-    task = build_task(pipeline.task, pipeline.labels)
+    task = pipeline.build_task()
     policy = load_policy(pipeline.policy_file(policy_name), pipeline.costs.fractions)
     images = [p.image for p in toy_pictures(20, seed=9)]
     pictures = LabelledImages(np.stack(images), np.zeros(20, np.int64), TOY_LABELS)
-    evidence = collect_evidence(pipeline.network, task, pictures, batch_size=7)
+    evidence = collect_evidence(pipeline.network, task, pictures, rows=7)
     expected = score_all_exits(policy.scorer, evidence)
     backend = TorchBackend(pipeline.network, task, policy.scorer, device=device)
     states: list[object] = list(images)

@@ -286,6 +286,7 @@ def test_without_labels_the_last_exit_is_the_measure(toy_pipeline: Path, tmp_pat
     assert trace.header.streams == ("a", "b")
     assert trace.header.kind == "stream"
     assert np.array_equal(np.bincount(trace.stream), [150, 210])
+    assert trace.label is not None
     assert np.array_equal(trace.label, trace.predictions[:, -1])
     assert np.all(trace.quality[:, -1] == 1)
     assert np.array_equal(trace.quality, trace.predictions == trace.label[:, None])
@@ -300,6 +301,7 @@ def test_recorded_truth_is_the_labels(toy_pipeline: Path, tmp_path: Path) -> Non
     pictures = toy_pictures(100, seed=5)
     trace = record(toy_pipeline, {"a": pictures}, tmp_path / "t.npz")
     assert trace.header.label_source == "truth"
+    assert trace.label is not None
     assert trace.label.tolist() == [p.label for p in pictures]
     assert np.array_equal(trace.quality, trace.predictions == trace.label[:, None])
     pipeline = load_pipeline(toy_pipeline)

@@ -76,6 +76,7 @@ def test_what_was_written_is_read(path: Path, evidence: Calibration) -> None:
     assert evidence.branch is not None
     assert torch.equal(loaded.branch, evidence.branch)
     assert loaded.right_probability is not None
+    assert trace.label is not None
     label = trace.label.astype(np.int64)
     for row in (0, 99, 100, 999):
         assert torch.equal(loaded.right_probability[row], loaded.distribution[row, :, label[row]])

@@ -18,9 +18,10 @@ from streamexit.exits import CostTable, ExitRecord
 from streamexit.frame import Frame, FrameInfo
 from streamexit.metrics import StreamCounters
 from streamexit.models.pipeline import load_pipeline
+from streamexit.prediction import Classification
 from streamexit.scheduling.policy import load_policy
 from streamexit.scheduling.thresholds import ThresholdTable
-from streamexit.tasks.classification import ClassificationTask, build_task
+from streamexit.tasks.classification import ClassificationTask
 from streamexit.testing import ManualClock, toy_pictures
 
 COSTS = CostTable("gflops", (1.0, 2.0, 4.0))
@@ -103,7 +104,7 @@ def test_sure_frames_leave_early() -> None:
     for scores in (SURE, (1, 99, 99), UNSURE):
         rig.admit("a", scores)
     rig.run(flush=True)
-    assert [(r.exit, r.cost, r.prediction.label) for r in rig.delivered] == [
+    assert [(r.exit, r.cost, r.prediction.headline[0]) for r in rig.delivered] == [
         (0, 1.0, "zero"),
         (1, 2.0, "one"),
         (2, 4.0, "two"),
@@ -202,7 +203,7 @@ def test_stages_one_by_one_equal_the_network(
     with torch.inference_mode():
         outputs = pipeline.network(torch.from_numpy(np.stack(images)))
     expected = torch.stack([o.logits.softmax(1) for o in outputs]).numpy()
-    task = build_task(pipeline.task, pipeline.labels)
+    task = pipeline.build_task()
     backend = TorchBackend(
         pipeline.network, task, policy.scorer, device=device, max_batch=max_batch
     )
@@ -220,5 +221,6 @@ def test_stages_one_by_one_equal_the_network(
     assert len({record.exit for record in records}) == 3
     for i, record in enumerate(records):
         p = expected[record.exit, i]
+        assert isinstance(record.prediction, Classification)
         assert record.prediction.index == p.argmax()
         assert record.prediction.probability == pytest.approx(p.max(), abs=1e-4)

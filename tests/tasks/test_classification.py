@@ -8,7 +8,9 @@ import torch
 
 from streamexit.errors import PipelineError
 from streamexit.prediction import Classification
-from streamexit.tasks.classification import ClassificationTask, build_task
+from streamexit.tasks.classification import ClassificationTask
+from streamexit.tasks.kinds import build_task
+from streamexit.testing import TOY_PREPROCESSING
 
 LABELS = ("ant", "bee", "cat")
 
@@ -96,13 +98,14 @@ def test_top_k_is_at_most_all_classes() -> None:
     readout = task.read(logits(0.2, 0.3, 0.5), None)
     answer = task.prediction(tuple(t.tolist() for t in readout.answer), 0)
     assert [name for name, _ in answer.top] == ["cat", "bee", "ant"]
-    assert task.is_correct(answer, 2)
-    assert not task.is_correct(answer, 1)
+    assert task.quality(answer, 2) == 1
+    assert task.quality(answer, 1) == 0
+    assert task.quality(answer, task.target(answer)) == 1
 
 
 def test_task_is_built_from_its_mapping() -> None:
     """A pipeline's task mapping sets kind and top-k."""
-    task = build_task({"kind": "classification", "top_k": 1}, LABELS)
+    task = build_task({"kind": "classification", "top_k": 1}, LABELS, TOY_PREPROCESSING)
     assert task.labels == LABELS
     assert task.read(logits(0.2, 0.3, 0.5), None).answer[0].tolist() == [[2]]
 
@@ -110,9 +113,9 @@ def test_task_is_built_from_its_mapping() -> None:
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
-        ({}, r"task\.kind: None is unknown; known is 'classification'"),
+        ({}, r"task\.kind: None is unknown; known are classification, segmentation"),
         ({"kind": "detection"}, r"task\.kind: 'detection' is unknown"),
-        ({"kind": "classification", "topk": 1}, r"task\.topk: unknown option; known is 'top_k'"),
+        ({"kind": "classification", "topk": 1}, r"task\.topk: unknown option; known is top_k"),
         ({"kind": "classification", "top_k": 0}, r"task\.top_k: 0 must be"),
         ({"kind": "classification", "top_k": "3"}, r"task\.top_k: '3' must be"),
         ({"kind": "classification", "top_k": 1.5}, r"task\.top_k: 1.5 must be"),
@@ -122,4 +125,4 @@ def test_task_is_built_from_its_mapping() -> None:
 def test_wrong_task_mapping_is_refused(spec: dict[str, Any], expected: str) -> None:
     """An unknown kind or option of a task names what is known."""
     with pytest.raises(PipelineError, match=expected):
-        build_task(spec, LABELS)
+        build_task(spec, LABELS, TOY_PREPROCESSING)

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from streamexit.testing import TOY_LABELS
-from streamexit.training.datasets import LabelledImages
+from streamexit.training.labelled import LabelledImages
 
 COLOURS = np.array([[220, 40, 40], [40, 220, 40], [40, 40, 220], [200, 200, 40]], np.int64)
 Archive = Callable[..., Path]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from streamexit.training.augment import random_crop_and_flip
+from streamexit.training.augment import crop_and_flip
 
 PADDING = 2
 
@@ -18,7 +18,10 @@ def pictures(count: int) -> Tensor:
 def augment(images: Tensor, *, padding: int, seed: int) -> Tensor:
     """With a generator of its own."""
     generator = torch.Generator().manual_seed(seed)
-    return random_crop_and_flip(images, padding=padding, generator=generator)
+    labels = torch.arange(len(images))
+    changed, kept = crop_and_flip(images, labels, generator, padding=padding)
+    assert torch.equal(kept, labels)
+    return changed
 
 
 def test_every_picture_is_the_source_or_its_mirror_shifted() -> None:

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from streamexit.errors import DataError
 from streamexit.preprocessing import InputConverter, Preprocessing
-from streamexit.training.datasets import CACHE, LabelledImages, load_imagenet, load_part
+from streamexit.training.classification_data import CACHE, load_imagenet
+from streamexit.training.datasets import load_part
+from streamexit.training.labelled import LabelledImages
 
 MakeData = Callable[..., LabelledImages]
 MakeArchive = Callable[..., Path]

@@ -10,7 +10,9 @@ import pytest
 
 from streamexit.errors import DataError
 from streamexit.testing import TOY_LABELS
-from streamexit.training.datasets import LabelledImages, load_part, read_sprite_archive
+from streamexit.training.classification_data import read_sprite_archive
+from streamexit.training.datasets import load_part
+from streamexit.training.labelled import LabelledImages
 
 MakeData = Callable[..., LabelledImages]
 MakeArchive = Callable[..., Path]

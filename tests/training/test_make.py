@@ -59,7 +59,7 @@ def test_from_recipe_to_policies(tmp_path: Path, archives: Path) -> None:
     assert len(seen) == 3
     assert report == json.loads((tmp_path / "p" / "training.json").read_text())
     assert (report["train_pictures"], report["test_pictures"]) == (1700, 1000)
-    assert min(report["test_accuracy_per_exit"]) > 0.8
+    assert min(f["accuracy"] for f in report["test_figures_per_exit"]) > 0.8
     pipeline = load_pipeline(tmp_path / "p")
     assert (pipeline.name, pipeline.labels, pipeline.policies) == ("small", TOY_LABELS, {})
 

@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from streamexit.errors import DataError
-from streamexit.training.segmentation_data import IGNORE, load_cityscapes
+from streamexit.tasks.readout import VOID
+from streamexit.training.segmentation_data import load_cityscapes
 
 CITIES = {"train": ("aachen", "ulm"), "val": ("munster",), "test": ("bonn",)}
 
@@ -71,8 +72,8 @@ def test_label_ids_become_train_ids(root: Path) -> None:
     _, train_ids = load_cityscapes(root, "val").read(0, (16, 16))
     expected = dict(enumerate([7, 8, 11, 12, 13, 17, *range(19, 29), 31, 32, 33]))
     found = {int(t): int(i) for t, i in zip(train_ids.ravel(), every.ravel(), strict=True)}
-    assert {t: i for t, i in found.items() if t != IGNORE} == expected
-    assert (train_ids == IGNORE).sum() == 256 - 19
+    assert {t: i for t, i in found.items() if t != VOID} == expected
+    assert (train_ids == VOID).sum() == 256 - 19
 
 
 def test_picture_and_labels_stay_on_top_of_each_other(root: Path) -> None:

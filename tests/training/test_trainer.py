@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from streamexit.errors import ConfigurationError
-from streamexit.testing import toy_network
-from streamexit.training.datasets import LabelledImages
+from streamexit.tasks.classification import ClassificationTask
+from streamexit.testing import TOY_LABELS, toy_network
+from streamexit.training.labelled import LabelledImages
 from streamexit.training.recipe import Recipe
-from streamexit.training.trainer import EpochReport, Trainer, exit_accuracy
+from streamexit.training.trainer import EpochReport, Trainer, exit_figures
 
 MakeData = Callable[..., LabelledImages]
 Weights = dict[str, Tensor]
@@ -44,6 +45,9 @@ def recipe(**optimiser: Any) -> Recipe:
     )
 
 
+TASK = ClassificationTask(labels=TOY_LABELS)
+
+
 def train(
     data: LabelledImages,
     checkpoint: Path,
@@ -63,7 +67,7 @@ def train(
             raise Stop
 
     trainer = Trainer(
-        network, data, plan, device=torch.device("cpu"), checkpoint=checkpoint, on_epoch=note
+        network, TASK, data, plan, device=torch.device("cpu"), checkpoint=checkpoint, on_epoch=note
     )
     if stop_after:
         with pytest.raises(Stop):
@@ -130,6 +134,7 @@ def test_network_learns_and_reports(tmp_path: Path, pictures: LabelledImages) ->
     reports: list[EpochReport] = []
     Trainer(
         network,
+        TASK,
         pictures,
         recipe(epochs=12),
         device=torch.device("cpu"),
@@ -141,7 +146,7 @@ def test_network_learns_and_reports(tmp_path: Path, pictures: LabelledImages) ->
     assert all(len(r.exit_accuracy) == 3 for r in reports)
     assert all(0 <= a <= 1 for r in reports for a in r.exit_accuracy)
     assert min(reports[-1].exit_accuracy) > 0.7
-    assert min(exit_accuracy(network, pictures, batch_size=64)) > 0.7
+    assert min(f["accuracy"] for f in exit_figures(network, TASK, pictures)) > 0.7
     assert all(r.seconds > 0 for r in reports)
     assert reports[-1].seconds_left == 0 < reports[0].seconds_left
 
@@ -165,4 +170,5 @@ def test_accuracy_is_counted_by_hand(make_coloured: MakeData) -> None:
         answers = [o.logits.argmax(1) for o in network(torch.from_numpy(data.images))]
     truth = torch.from_numpy(data.labels)
     expected = [float((a == truth).double().mean()) for a in answers]
-    assert exit_accuracy(network, data, batch_size=16) == pytest.approx(expected)
+    figures = exit_figures(network, TASK, data, batch_size=16)
+    assert [f["accuracy"] for f in figures] == pytest.approx(expected)
