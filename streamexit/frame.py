@@ -23,6 +23,7 @@ class FrameInfo:
             [H, W], 255 where there is none.
         epoch: How often the source was reconnected before this frame.
         dropped_before: Frames lost between the previous frame and this one.
+        size: Width and height of the picture before it was scaled, in pixels, where known.
     """
 
     stream_id: str
@@ -32,6 +33,7 @@ class FrameInfo:
     label: int | NDArray[np.uint8] | None = None
     epoch: int = 0
     dropped_before: int = 0
+    size: tuple[int, int] | None = None
 
 
 @dataclass(slots=True)

@@ -14,6 +14,7 @@ from streamexit.scheduling.policy import ExitPolicy, load_policy
 from streamexit.sources.joined import JoinedSource
 from streamexit.sources.opening import open_source
 from streamexit.sources.source import Source
+from streamexit.wire.maps import MapEncoder, MaskOptions
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class PlannedStream:
         policy: Loaded.
         fraction: Its budget, as a share of the full network's cost.
         source: Not yet opened.
+        maps: What of segmentation maps is sent; None for tasks without maps.
     """
 
     section: StreamSection
@@ -33,6 +35,7 @@ class PlannedStream:
     policy: ExitPolicy
     fraction: float
     source: Source
+    maps: MapEncoder | None = None
 
 
 def plan_streams(document: Document[NodeConfiguration]) -> list[PlannedStream]:
@@ -90,7 +93,38 @@ def _plan_stream(
         )
     if section.loop:
         source = JoinedSource([source], repeat=True)
-    return PlannedStream(section, pipeline, policy, fraction, source)
+    maps = _plan_maps(document, i, pipeline)
+    return PlannedStream(section, pipeline, policy, fraction, source, maps)
+
+
+def _plan_maps(
+    document: Document[NodeConfiguration], i: int, pipeline: Pipeline
+) -> MapEncoder | None:
+    section = document.value.streams[i]
+    task = pipeline.build_task()
+    if not task.gives_maps:
+        for key in ("regions", "mask"):
+            if getattr(section, key):
+                raise ConfigurationError(
+                    f"{document.where('streams', i, key)}: pipeline {section.pipeline} is for "
+                    f"{task.kind} and gives no maps; leave {key} out, or name a pipeline for "
+                    "segmentation"
+                )
+        return None
+    mask, options = section.mask, None
+    if mask is not None:
+        options = MaskOptions(
+            encoding=mask.encoding,
+            resolution=mask.resolution,
+            every_seconds=mask.every_s,
+            max_bytes=mask.max_bytes,
+        )
+    return MapEncoder(
+        pipeline.labels,
+        pipeline.network.preprocessing,
+        section.regions,
+        options,
+    )
 
 
 def _up(number: float) -> str:

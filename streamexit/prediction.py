@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+VOID = 255
+"""In maps: a pixel that belongs to no class, or of which nothing is seen; it counts nowhere."""
+
 
 @dataclass(frozen=True, slots=True)
 class Classification:
@@ -35,8 +38,9 @@ class Segmentation:
     """The answer of a segmentation network.
 
     Attributes:
-        shares: Every class with its share of the picture, in index order; they sum to 1.
-        mask: uint8 [H, W], class index of each pixel, at the network's input size.
+        shares: Every class with its share of the frame, in index order; they sum to 1.
+        mask: uint8 [H, W], class index of each pixel, at the network's input size; 255 where the
+            input shows nothing of the frame.
     """
 
     shares: tuple[tuple[str, float], ...]

@@ -10,8 +10,9 @@ H, W: rows and columns of the network's input.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import cv2
 import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
@@ -37,46 +38,106 @@ class Preprocessing:
         mean: Per channel (RGB), in [0, 1]; subtracted inside the network.
         std: Per channel (RGB), in [0, 1]; divided by inside the network.
         fit: "stretch" scales both sides on their own; "crop" keeps the aspect ratio and cuts
-            what sticks out on the longer side, centred.
+            what sticks out on the longer side, centred; "letterbox" keeps it and fills what is
+            missing on the shorter side with black, centred.
     """
 
     width: int
     height: int
     mean: Triple
     std: Triple
-    fit: Literal["stretch", "crop"] = "stretch"
+    fit: Literal["stretch", "crop", "letterbox"] = "stretch"
 
     def scaled_size(self, width: int, height: int) -> tuple[int, int]:
-        """The size (width, height) that a `width` x `height` picture is scaled to before the cut."""
+        """The size (width, height) that a `width` x `height` picture is scaled to as a whole."""
         if self.fit == "stretch":
             return self.width, self.height
-        scale = max(self.width / width, self.height / height)
+        sides = self.width / width, self.height / height
+        if self.fit == "letterbox":
+            scale = min(sides)
+            return max(1, round(width * scale)), max(1, round(height * scale))
+        scale = max(sides)
         return max(self.width, round(width * scale)), max(self.height, round(height * scale))
+
+    def overlap(self, width: int, height: int) -> Overlap:
+        """Where a `width` x `height` picture, scaled, and the input lie on each other."""
+        scaled_width, scaled_height = self.scaled_size(width, height)
+        left, in_left = _centred(self.width, scaled_width)
+        top, in_top = _centred(self.height, scaled_height)
+        columns, rows = min(self.width, scaled_width), min(self.height, scaled_height)
+        return Overlap(
+            (slice(in_top, in_top + rows), slice(in_left, in_left + columns)),
+            (slice(top, top + rows), slice(left, left + columns)),
+        )
+
+    def restore(self, values: Image, width: int, height: int, *, fill: int) -> Image:
+        """Bring a map of the input back onto the picture that the input was made of.
+
+        Args:
+            values: uint8 [H, W], one value per pixel of the input.
+            width: Of the picture, in pixels.
+            height: Of the picture, in pixels.
+            fill: For pixels of the picture that the input did not show.
+
+        Returns:
+            uint8 [height, width], by the nearest pixel.
+        """
+        scaled_width, scaled_height = self.scaled_size(width, height)
+        scaled = np.full((scaled_height, scaled_width), fill, np.uint8)
+        overlap = self.overlap(width, height)
+        scaled[overlap.of_picture] = values[overlap.of_input]
+        whole = cv2.resize(scaled, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        return whole.astype(np.uint8, copy=False)
+
+
+def _centred(input_side: int, scaled_side: int) -> tuple[int, int]:
+    """Where the overlap begins on the scaled picture and on the input, along one side."""
+    return max(0, (scaled_side - input_side) // 2), max(0, (input_side - scaled_side) // 2)
+
+
+class Overlap(NamedTuple):
+    """Rows and columns that the input and the scaled picture have in common.
+
+    Attributes:
+        of_input: (rows, columns) of the input.
+        of_picture: (rows, columns) of the scaled picture.
+    """
+
+    of_input: tuple[slice, slice]
+    of_picture: tuple[slice, slice]
 
 
 class InputConverter:
     """Colour conversion and resize in one step of libswscale; one instance per stream.
 
     No full-resolution RGB copy is made: FFmpeg converts and scales in the same pass.
+
+    Args:
+        preprocessing: What the network wants; None leaves pictures at their own size.
     """
 
-    def __init__(self, preprocessing: Preprocessing) -> None:
+    def __init__(self, preprocessing: Preprocessing | None) -> None:
         self._preprocessing = preprocessing
         self._reformatter = VideoReformatter()
 
     def __call__(self, picture: VideoFrame) -> Image:
         """Return `picture` as the network's uint8 [H, W, 3] input."""
         p = self._preprocessing
-        width, height = p.scaled_size(picture.width, picture.height)
+        own_size = (picture.width, picture.height)
+        width, height = own_size if p is None else p.scaled_size(*own_size)
         small = self._reformatter.reformat(
             picture, width=width, height=height, format="rgb24", interpolation=FILTER, threads=1
         ).to_ndarray()
-        top, left = (height - p.height) // 2, (width - p.width) // 2
-        return np.ascontiguousarray(small[top : top + p.height, left : left + p.width])
+        if p is None or (width, height) == (p.width, p.height):
+            return np.ascontiguousarray(small)
+        overlap = p.overlap(*own_size)
+        image = np.zeros((p.height, p.width, 3), np.uint8)
+        image[overlap.of_input] = small[overlap.of_picture]
+        return image
 
     def from_array(self, rgb: Image) -> Image:
         """The same for a picture that is already uint8 [h, w, 3] RGB, of any size."""
         p = self._preprocessing
-        if rgb.shape[:2] == (p.height, p.width):
+        if p is None or rgb.shape[:2] == (p.height, p.width):
             return rgb
         return self(VideoFrame.from_ndarray(rgb, format="rgb24"))

@@ -180,6 +180,7 @@ class Node:
             boot_id=self.boot_id,
             pipeline=plan.pipeline.name,
             num_exits=len(plan.pipeline.costs.per_exit),
+            maps=plan.maps,
         )
         stream = AttachedStream(plan, counters, buffer, reader, encode, since=self._started_at)
         self.streams[stream_id] = stream

@@ -107,3 +107,69 @@ def test_crop_covers_the_input_and_keeps_the_aspect_ratio(
 def test_stretch_always_scales_to_the_input_size(width: int, height: int) -> None:
     """Whatever comes, stretch scales it to exactly the input size."""
     assert STRETCH.scaled_size(width, height) == (32, 24)
+
+
+LETTERBOX = Preprocessing(32, 24, MEAN, STD, fit="letterbox")
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [
+        ((320, 240), (slice(0, 24), slice(0, 32))),
+        ((320, 120), (slice(6, 18), slice(0, 32))),
+        ((100, 200), (slice(0, 24), slice(10, 22))),
+        ((1, 4000), (slice(0, 24), slice(15, 16))),
+    ],
+)
+def test_letterbox_shows_all_of_the_picture_between_black_sides(
+    size: tuple[int, int], shown: tuple[slice, slice]
+) -> None:
+    """The whole picture is there, centred, at its own aspect ratio; the rest of the input is black."""
+    picture = np.full((size[1], size[0], 3), 200, np.uint8)
+    converted = InputConverter(LETTERBOX).from_array(picture)
+    assert LETTERBOX.overlap(*size).of_input == shown
+    expected = np.zeros((24, 32, 3), np.uint8)
+    expected[shown] = 200
+    np.testing.assert_array_equal(converted, expected)
+
+
+@pytest.mark.parametrize("preprocessing", [STRETCH, CROP, LETTERBOX])
+@given(width=SIDES, height=SIDES)
+def test_overlap_is_as_large_on_both_sides(
+    preprocessing: Preprocessing, width: int, height: int
+) -> None:
+    """Input and scaled picture share a rectangle that lies inside both and fills one of them."""
+    overlap = preprocessing.overlap(width, height)
+    scaled = preprocessing.scaled_size(width, height)[::-1]
+    for here, there, ours, theirs in zip(*overlap, (24, 32), scaled, strict=True):
+        assert here.stop - here.start == there.stop - there.start == min(ours, theirs)
+        assert 0 <= here.start < here.stop <= ours
+        assert 0 <= there.start < there.stop <= theirs
+
+
+@pytest.mark.parametrize("preprocessing", [STRETCH, CROP, LETTERBOX])
+@pytest.mark.parametrize("size", [(64, 48), (320, 120), (120, 320), (33, 25)])
+def test_a_map_comes_back_onto_the_picture(
+    preprocessing: Preprocessing, size: tuple[int, int]
+) -> None:
+    """What the network sees at a place of the picture is restored at that place, all else filled."""
+    width, height = size
+    picture = np.zeros((height, width, 3), np.uint8)
+    picture[: height // 2, : width // 2] = 255
+    seen = (InputConverter(preprocessing).from_array(picture)[..., 0] > 127).astype(np.uint8)
+    back = preprocessing.restore(seen, width, height, fill=7)
+    assert back.shape == (height, width)
+    known = back != 7
+    truth = picture[..., 0] > 127
+    assert (back[known] == truth[known]).mean() > 0.9
+    assert preprocessing.fit == "crop" or known.all()
+    assert known.all() or max(width / height, height / width) > 1.4
+    assert known[height // 2, width // 2]
+
+
+def test_pictures_can_keep_their_size() -> None:
+    """Without preprocessing a picture comes as it is."""
+    picture = noise(50, 31)
+    np.testing.assert_array_equal(InputConverter(None).from_array(picture), picture)
+    frame = VideoFrame.from_ndarray(picture, format="rgb24")
+    np.testing.assert_array_equal(InputConverter(None)(frame), picture)

@@ -76,6 +76,22 @@ class BudgetSection(Section):
         return Budget(self.gflops_per_frame, "gflops_per_frame")
 
 
+Corner = tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]]
+
+
+class MaskSection(Section):
+    """How segmentation maps are sent."""
+
+    encoding: Literal["png", "rle"] = "png"
+    """A grey PNG of class indices, or COCO's run lengths per class."""
+    resolution: Literal["network", "frame"] = "network"
+    """As large as the network's input, or as the frame."""
+    every_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """At most one in so many seconds of the stream, so that maps do not fill the broker; 0: all."""
+    max_bytes: Annotated[int, Field(ge=1)] = 100_000
+    """A larger one is left out, and the result says so."""
+
+
 class StreamSection(Section):
     """A source + a pipeline + a budget."""
 
@@ -96,6 +112,11 @@ class StreamSection(Section):
     """Recordings: start again at the end."""
     rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 25.0
     """Frames per second of sources that have no clock of their own (images, synthetic)."""
+    regions: dict[Id, Annotated[list[Corner], Field(min_length=3)]] = {}
+    """Segmentation: polygons whose class shares are sent, too; corners (x, y) as shares of the
+    frame's width and height."""
+    mask: MaskSection | None = None
+    """Segmentation: send the maps themselves."""
     buffer: Annotated[int, Field(ge=1)] = 16
     """Frames between decoder and engine; a camera drops its oldest frame when it is full."""
 

@@ -192,7 +192,7 @@ class Engine:
             exit=k,
             score=result.scores[i],
             cost=lane.costs.per_exit[k],
-            prediction=lane.task.prediction(result.answer, i),
+            prediction=lane.task.prediction(result.answer, i, row.frame.size),
             answered_at=now,
             latency_seconds=now - row.admitted_at,
         )

@@ -46,7 +46,7 @@ class PreprocessingSection(_Strict):
     height: int = Field(gt=0)
     mean: tuple[Finite, Finite, Finite]
     std: tuple[PositiveFinite, PositiveFinite, PositiveFinite]
-    fit: Literal["stretch", "crop"] = "stretch"
+    fit: Literal["stretch", "crop", "letterbox"] = "stretch"
 
     def build(self) -> Preprocessing:
         """The checked value."""

@@ -28,7 +28,7 @@ class ImageSource:
 
     Args:
         path: The folder or zip. Pictures directly in it have no label.
-        preprocessing: Of the pipeline.
+        preprocessing: Of the pipeline; None for pictures at their own size.
         labels: Of the pipeline; folder names are looked up here.
         rate: Pictures per second, for their timestamps.
     """
@@ -36,7 +36,7 @@ class ImageSource:
     live = False
 
     def __init__(
-        self, path: Path, preprocessing: Preprocessing, *, labels: Sequence[str], rate: float
+        self, path: Path, preprocessing: Preprocessing | None, *, labels: Sequence[str], rate: float
     ) -> None:
         self._path = path
         self._preprocessing = preprocessing
@@ -49,12 +49,13 @@ class ImageSource:
         names, read = self._open()
         decoded = 0
         for index, (name, label) in enumerate(self._labelled(names)):
-            image = _decode(read, name, convert)
-            if image is None:
+            decoded_one = _decode(read, name, convert)
+            if decoded_one is None:
                 report("unreadable_image")
                 continue
             decoded += 1
-            yield Picture(image, index / self._rate, label)
+            image, size = decoded_one
+            yield Picture(image, index / self._rate, label, size)
         if not decoded:
             raise SourceError(
                 f"images:{self._path}: none of its {len(names)} files could be read as a picture",
@@ -102,12 +103,19 @@ class ImageSource:
         return [(name, self._labels.get(classes[name])) for name in names]
 
 
-def _decode(read: Callable[[str], bytes], name: str, convert: InputConverter) -> Image | None:
-    """The network's input, or None when the file is no picture, damaged, or of an absurd size."""
+def _decode(
+    read: Callable[[str], bytes], name: str, convert: InputConverter
+) -> tuple[Image, tuple[int, int]] | None:
+    """The network's input and the picture's own width and height.
+
+    None when the file is no picture, damaged, or of an absurd size.
+    """
     try:
         encoded = np.frombuffer(read(name), np.uint8)
         rgb = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB) if encoded.size else None
-        return None if rgb is None else convert.from_array(rgb.astype(np.uint8))
+        if rgb is None:
+            return None
+        return convert.from_array(rgb.astype(np.uint8)), (rgb.shape[1], rgb.shape[0])
     except (OSError, ValueError, MemoryError, RuntimeError, zipfile.BadZipFile):
         return None
     except (zlib.error, cv2.error, FFmpegError):

@@ -23,6 +23,7 @@ def open_source(
     labels: Sequence[str],
     base: Path = Path(),
     rate: float = DEFAULT_RATE,
+    own_size: bool = False,
 ) -> Source:
     """Make the source that `text` describes; nothing is opened yet.
 
@@ -32,18 +33,20 @@ def open_source(
         labels: Of the pipeline.
         base: Relative paths start here.
         rate: Pictures per second of sources that have no clock of their own.
+        own_size: Leave pictures as large as they are, for drawing on; the network cannot take them.
 
     Raises:
         SourceError: `text` cannot be understood.
     """
     kind, colon, rest = text.partition(":")
+    scaling = None if own_size else preprocessing
     if kind == "images" and colon:
-        return ImageSource(base / rest, preprocessing, labels=labels, rate=rate)
+        return ImageSource(base / rest, scaling, labels=labels, rate=rate)
     if kind == "synthetic" and colon:
         return _synthetic(text, rest, preprocessing, rate)
     if "://" in text:
-        return VideoSource(text, preprocessing)
-    return VideoSource(str(base / text), preprocessing)
+        return VideoSource(text, scaling)
+    return VideoSource(str(base / text), scaling)
 
 
 def _synthetic(

@@ -151,6 +151,7 @@ class Reader:
             pts_seconds=pts,
             captured_at=captured_at,
             label=picture.label,
+            size=picture.size,
             epoch=self._epoch,
             dropped_before=self._dropped,
         )

@@ -24,11 +24,13 @@ class Picture:
         image: uint8 [H, W, 3], RGB, at the network's input size.
         pts_seconds: On the source's time line, strictly rising within one opening.
         label: As in `FrameInfo`.
+        size: As in `FrameInfo`.
     """
 
     image: Image
     pts_seconds: float
     label: int | NDArray[np.uint8] | None = None
+    size: tuple[int, int] | None = None
 
 
 class Source(Protocol):

@@ -37,10 +37,10 @@ class VideoSource:
 
     Args:
         url: A path, or a URL of one of `LIVE_SCHEMES`.
-        preprocessing: Of the pipeline.
+        preprocessing: Of the pipeline; None for pictures at their own size.
     """
 
-    def __init__(self, url: str, preprocessing: Preprocessing) -> None:
+    def __init__(self, url: str, preprocessing: Preprocessing | None) -> None:
         scheme = _SCHEME.match(url)
         self._scheme = scheme.group(1).lower() if scheme else "file"
         self.live = self._scheme in LIVE_SCHEMES
@@ -68,7 +68,7 @@ class VideoSource:
                 if pts is None or (last is not None and pts <= last):
                     pts = 0.0 if last is None else last + step
                 last = pts
-                yield Picture(convert(frame), pts)
+                yield Picture(convert(frame), pts, size=(frame.width, frame.height))
         if last is None:
             raise SourceError(
                 f"{self._shown}: holds a video stream but not one picture could be decoded; "

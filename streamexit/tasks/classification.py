@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from streamexit.errors import PipelineError
 from streamexit.prediction import Classification, Prediction
+from streamexit.preprocessing import Preprocessing
 from streamexit.tasks.readout import HostAnswer, Readout, Target, rank_agreement
 
 
@@ -27,6 +28,7 @@ class ClassificationTask:
     """
 
     kind = "classification"
+    gives_maps = False
 
     def __init__(self, *, labels: Sequence[str], top_k: int = 3) -> None:
         self.labels = tuple(labels)
@@ -34,9 +36,9 @@ class ClassificationTask:
 
     @classmethod
     def from_options(
-        cls, options: dict[str, Any], labels: Sequence[str], size: tuple[int, int]
+        cls, options: dict[str, Any], labels: Sequence[str], preprocessing: Preprocessing
     ) -> Self:
-        """From a pipeline's `task` mapping; the input's `size` does not matter here.
+        """From a pipeline's `task` mapping; how pictures are scaled does not matter here.
 
         Raises:
             PipelineError: A value that is not allowed.
@@ -64,7 +66,9 @@ class ClassificationTask:
         confidence = torch.stack([top.values[:, 0], certainty, votes, run], dim=1)
         return Readout((top.indices, top.values), p, confidence, predictions)
 
-    def prediction(self, answer: HostAnswer, row: int) -> Classification:
+    def prediction(
+        self, answer: HostAnswer, row: int, frame_size: tuple[int, int] | None = None
+    ) -> Classification:
         """The answer of `row`; `answer` is (indices [N][top_k], probabilities [N][top_k])."""
         indices, probabilities = answer[0][row], answer[1][row]
         top = tuple(

@@ -31,4 +31,4 @@ def build_task(spec: dict[str, Any], labels: Sequence[str], preprocessing: Prepr
     build, known = TASKS[kind]
     for name in sorted(set(options) - known):
         raise PipelineError(f"task.{name}: unknown option; known is {', '.join(sorted(known))}")
-    return build.from_options(options, labels, (preprocessing.height, preprocessing.width))
+    return build.from_options(options, labels, preprocessing)

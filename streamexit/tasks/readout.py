@@ -19,9 +19,6 @@ Target = Any
 """What an answer is compared with: a class index (classification), or a map of class indices, uint8
 [H, W] with `VOID` where there is none (segmentation)."""
 
-VOID = 255
-"""Label of a pixel that belongs to no class; it counts nowhere."""
-
 HostAnswer = tuple[Any, ...]
 """`Readout.answer` as a backend hands it on: small tensors as lists, larger ones as they are."""
 
@@ -66,14 +63,23 @@ class Task(Protocol):
     """What differs between classification and segmentation. An exit is per frame in both."""
 
     kind: str
+    gives_maps: bool
     labels: tuple[str, ...]
 
     def read(self, logits: Tensor, carry: Tensor | None) -> Readout:
         """Turn exit logits into a `Readout`; `carry` is the previous exit's, None at the first."""
         ...
 
-    def prediction(self, answer: HostAnswer, row: int) -> Prediction:
-        """The answer of one row."""
+    def prediction(
+        self, answer: HostAnswer, row: int, frame_size: tuple[int, int] | None = None
+    ) -> Prediction:
+        """The answer of one row.
+
+        Args:
+            answer: See `Readout.answer`.
+            row: Which.
+            frame_size: Width and height of the frame before it was scaled, if they matter.
+        """
         ...
 
     def target(self, prediction: Prediction) -> Target:

@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from streamexit.errors import PipelineError
-from streamexit.prediction import Prediction, Segmentation
-from streamexit.tasks.readout import VOID, HostAnswer, Readout, Target, rank_agreement
+from streamexit.prediction import VOID, Prediction, Segmentation
+from streamexit.preprocessing import Preprocessing
+from streamexit.tasks.readout import HostAnswer, Readout, Target, rank_agreement
 
 QUANTILES = (0.05, 0.25)
 """Of the pixels' largest probabilities: how sure the network is where it is least sure."""
@@ -34,22 +35,24 @@ class SegmentationTask:
 
     Args:
         labels: Class names in index order, 255 at most.
-        size: (H, W) of the answers' maps, in pixels.
+        preprocessing: Of the pipeline: the answers' maps have the size of the network's input.
         confidence_floor: A pixel below this largest probability counts as unsure.
     """
 
     kind = "segmentation"
+    gives_maps = True
 
     def __init__(
-        self, *, labels: Sequence[str], size: tuple[int, int], confidence_floor: float = 0.7
+        self, *, labels: Sequence[str], preprocessing: Preprocessing, confidence_floor: float = 0.7
     ) -> None:
         self.labels = tuple(labels)
-        self._size = size
+        self._preprocessing = preprocessing
+        self._size = (preprocessing.height, preprocessing.width)
         self._floor = confidence_floor
 
     @classmethod
     def from_options(
-        cls, options: dict[str, Any], labels: Sequence[str], size: tuple[int, int]
+        cls, options: dict[str, Any], labels: Sequence[str], preprocessing: Preprocessing
     ) -> Self:
         """From a pipeline's `task` mapping.
 
@@ -61,7 +64,7 @@ class SegmentationTask:
             raise PipelineError(f"task.confidence_floor: {floor!r} must lie between 0 and 1")
         if len(labels) >= VOID:
             raise PipelineError(f"labels: {len(labels)} are too many; a map has room for 254")
-        return cls(labels=labels, size=size, **options)
+        return cls(labels=labels, preprocessing=preprocessing, **options)
 
     def read(self, logits: Tensor, carry: Tensor | None) -> Readout:
         """Turn logits [N, C, h, w] into a `Readout`.
@@ -96,11 +99,14 @@ class SegmentationTask:
         confidence = torch.cat([means, quantiles, above, _agreement(maps)], dim=1).clamp(0, 1)
         return Readout((logits,), p.mean((2, 3)), confidence, maps)
 
-    def prediction(self, answer: HostAnswer, row: int) -> Segmentation:
+    def prediction(
+        self, answer: HostAnswer, row: int, frame_size: tuple[int, int] | None = None
+    ) -> Segmentation:
         """The answer of `row`; `answer` is (logits [N, C, h, w],).
 
         Logits are brought to the input's size before the largest is taken, which keeps edges that a
-        map of a quarter of the size would lose.
+        map of a quarter of the size would lose. Where `fit: letterbox` has filled the input's sides,
+        nothing is seen: those pixels are `VOID` and have no part in the shares.
         """
         logits = answer[0][row : row + 1].float()
         if logits.shape[2:] != self._size:
@@ -108,7 +114,12 @@ class SegmentationTask:
                 logits, self._size, mode="bilinear", align_corners=False
             )
         mask = logits[0].argmax(0).to(torch.uint8).cpu().numpy()
-        pixels = np.bincount(mask.ravel(), minlength=len(self.labels)) / mask.size
+        if frame_size is not None:
+            shown = self._preprocessing.overlap(*frame_size).of_input
+            whole, mask = mask, np.full_like(mask, VOID)
+            mask[shown] = whole[shown]
+        counts = np.bincount(mask.ravel(), minlength=VOID + 1)[: len(self.labels)]
+        pixels = counts / max(counts.sum(), 1)
         shares = tuple(
             (label, round(float(s), 6)) for label, s in zip(self.labels, pixels, strict=True)
         )
@@ -127,7 +138,7 @@ class SegmentationTask:
         """Pixels per class, [3, C]: in both maps, in the answer's, in the target's; void left out."""
         assert isinstance(prediction, Segmentation)
         mask = _at_size_of(prediction.mask, target)
-        known = target != VOID
+        known = (target != VOID) & (mask != VOID)
         classes = len(self.labels)
         ours, truth = mask[known], target[known]
         both = np.bincount(ours[ours == truth], minlength=classes)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
-from streamexit.tasks.readout import VOID
+from streamexit.prediction import VOID
 from streamexit.training.recipe import CropAndFlip, Scenes
 
 Augmentation = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]

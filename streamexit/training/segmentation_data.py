@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamexit.errors import DataError
+from streamexit.prediction import VOID
 from streamexit.preprocessing import Image, InputConverter, Preprocessing
-from streamexit.tasks.readout import VOID
 from streamexit.training.labelled import LabelledImages
 
 CityscapesPart = Literal["train", "val", "test"]

@@ -6,7 +6,9 @@ import math
 from functools import singledispatch
 
 from streamexit.exits import ExitRecord
+from streamexit.frame import FrameInfo
 from streamexit.prediction import Classification, Prediction, Segmentation
+from streamexit.wire.maps import MapEncoder
 from streamexit.wire.messages import (
     ClassificationAnswer,
     ClassShare,
@@ -17,6 +19,9 @@ from streamexit.wire.messages import (
     TopClass,
     timestamp,
 )
+
+DOMINANT = 0.1
+"""Share of the frame from which a class is named among the dominant ones."""
 
 NOBODY = 2.0
 """Stands for a threshold of +infinity: scores end at 1."""
@@ -30,13 +35,23 @@ class ResultEncoder:
         boot_id: New at each start; with it (boot_id, stream, epoch, seq) is unique for ever.
         pipeline: Name.
         num_exits: K.
+        maps: What of segmentation maps is sent beyond the class shares of the frame.
     """
 
-    def __init__(self, *, node: str, boot_id: str, pipeline: str, num_exits: int) -> None:
+    def __init__(
+        self,
+        *,
+        node: str,
+        boot_id: str,
+        pipeline: str,
+        num_exits: int,
+        maps: MapEncoder | None = None,
+    ) -> None:
         self._node = node
         self._boot_id = boot_id
         self._pipeline = pipeline
         self._num_exits = num_exits
+        self._maps = maps
 
     def __call__(self, record: ExitRecord, published_at: float) -> Result:
         """The message for `record`; exits count from 1 on the wire."""
@@ -57,19 +72,21 @@ class ResultEncoder:
             score=_share(record.score),
             cost=Cost(value=record.cost, unit="gflops"),
             latency_ms=round(record.latency_seconds * 1000, 3),
-            answer=encode_answer(record.prediction),
+            answer=encode_answer(record.prediction, frame, self._maps),
             dropped_since_last=frame.dropped_before,
         )
 
 
 @singledispatch
-def encode_answer(prediction: Prediction) -> ClassificationAnswer | SegmentationAnswer:
+def encode_answer(
+    prediction: Prediction, frame: FrameInfo, maps: MapEncoder | None
+) -> ClassificationAnswer | SegmentationAnswer:
     """A task's answer as it is sent."""
     raise TypeError(f"no message for {type(prediction).__name__}")
 
 
 @encode_answer.register
-def _(answer: Classification) -> ClassificationAnswer:
+def _(answer: Classification, frame: FrameInfo, maps: MapEncoder | None) -> ClassificationAnswer:
     return ClassificationAnswer(
         label=answer.label,
         index=answer.index,
@@ -79,11 +96,21 @@ def _(answer: Classification) -> ClassificationAnswer:
 
 
 @encode_answer.register
-def _(answer: Segmentation) -> SegmentationAnswer:
+def _(answer: Segmentation, frame: FrameInfo, maps: MapEncoder | None) -> SegmentationAnswer:
     height, width = answer.mask.shape
     falling = sorted(answer.shares, key=lambda item: -item[1])
-    shares = [ClassShare(label=label, share=share) for label, share in falling if share > 0]
-    return SegmentationAnswer(width=width, height=height, shares=shares)
+    mask, omitted = (
+        maps.mask_of(answer.mask, frame.size, frame.pts_seconds) if maps else (None, None)
+    )
+    return SegmentationAnswer(
+        width=width,
+        height=height,
+        shares=[ClassShare(label=label, share=share) for label, share in falling if share > 0],
+        dominant=[label for label, share in falling if share >= DOMINANT],
+        regions=maps.regions_of(answer.mask, frame.size) if maps else [],
+        mask=mask,
+        mask_omitted=omitted,
+    )
 
 
 @singledispatch

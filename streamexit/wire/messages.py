@@ -72,6 +72,36 @@ class ClassShare(Message):
     share: Share
 
 
+class Region(Message):
+    """A polygon of the configuration."""
+
+    name: str
+    shares: list[ClassShare]
+    """Of the region; the classes that occur, largest first. Empty where the network sees nothing
+    of it."""
+
+
+class ClassRuns(Message):
+    """Where one class is, as COCO's uncompressed run lengths."""
+
+    label: str
+    counts: list[Count]
+    """Down the columns from the upper left corner: pixels not of the class, pixels of it, and so
+    on by turns."""
+
+
+class Mask(Message):
+    """A whole map."""
+
+    encoding: Literal["png", "rle"]
+    width: Annotated[int, Field(ge=1)]
+    height: Annotated[int, Field(ge=1)]
+    png: str | None = None
+    """Base64 of a grey PNG: each pixel the index of its class among the pipeline's labels, 255 where
+    the network saw nothing."""
+    rle: list[ClassRuns] | None = None
+
+
 class SegmentationAnswer(Message):
     """The answer of a segmentation network."""
 
@@ -81,6 +111,12 @@ class SegmentationAnswer(Message):
     height: Annotated[int, Field(ge=1)]
     shares: list[ClassShare]
     """The classes that occur, largest first."""
+    dominant: list[str]
+    """The classes that cover at least a tenth of the frame, largest first."""
+    regions: list[Region] = []
+    mask: Mask | None = None
+    mask_omitted: str | None = None
+    """Why a mask that was due is missing."""
 
     def in_short(self) -> str:
         """The three largest, for people."""

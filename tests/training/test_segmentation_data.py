@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from streamexit.errors import DataError
-from streamexit.tasks.readout import VOID
+from streamexit.prediction import VOID
 from streamexit.training.segmentation_data import load_cityscapes
 
 CITIES = {"train": ("aachen", "ulm"), "val": ("munster",), "test": ("bonn",)}
