@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -28,6 +29,7 @@ from streamexit.queues import FrameBuffer
 from streamexit.scheduling.policy import ExitPolicy
 from streamexit.sources.reader import Reader, StreamState
 from streamexit.sources.source import Source
+from streamexit.tasks.readout import Tally
 
 MAX_WAIT_SECONDS = 2.0
 """Virtual. Latency does not matter in a replay, so batches may take their time to fill."""
@@ -40,8 +42,9 @@ JOIN_SECONDS = 0.5
 class StreamReport:
     """What a replay found for one stream, or for all together.
 
-    Costs are in the pipeline's unit. `accuracy` is None without true labels, `agreement` (with
-    the full network's answers) None unless it was asked for.
+    Costs are in the pipeline's unit. `against_truth` and `against_full` hold `Tally.figures` of the
+    answers, compared with the true labels and with the full network's answers; None where there are
+    no labels, and where the comparison was not asked for.
     """
 
     frames: int
@@ -51,10 +54,20 @@ class StreamReport:
     full_cost: float
     worst_window_error: float | None
     exit_shares: tuple[float, ...]
-    accuracy: float | None
-    agreement: float | None
+    against_truth: dict[str, Any] | None
+    against_full: dict[str, Any] | None
     budget_state: BudgetState | None
     error: str | None
+
+
+@dataclass(slots=True)
+class _Judgement:
+    """How good the answers were, as far as that can be known."""
+
+    truth: Tally
+    full: Tally
+    labelled: int = 0
+    compared: int = 0
 
 
 @dataclass(slots=True)
@@ -68,10 +81,8 @@ class _Stream:
     lane: StreamLane
     full_lane: StreamLane | None
     controller: BudgetController
+    judgement: _Judgement
     exits: list[int] = field(default_factory=list)
-    labelled: int = 0
-    correct: float = 0.0
-    agreed: float = 0.0
     waiting: dict[int, Prediction] = field(default_factory=dict)
     error: str | None = None
 
@@ -126,6 +137,7 @@ class Replay:
         self._now = 0.0
         self._engine = Engine(self._record, clock=lambda: self._now)
         self._full_engine = Engine(self._compare, clock=lambda: self._now) if agreement else None
+        self._overall = self._judge()
         self.interrupted = False
         self._lane = PipelineLane(backend, self._task, pipeline.costs, max_wait=MAX_WAIT_SECONDS)
         self._full = PipelineLane(backend, self._task, pipeline.costs, max_wait=MAX_WAIT_SECONDS)
@@ -194,7 +206,11 @@ class Replay:
             self._engine.add_stream(name, self._lane, controller, counters),
             full_lane,
             controller,
+            self._judge(),
         )
+
+    def _judge(self) -> _Judgement:
+        return _Judgement(self._task.tally(), self._task.tally())
 
     def _watch(self, name: str) -> Callable[[StreamState], None]:
         def on_state(state: StreamState) -> None:
@@ -207,8 +223,9 @@ class Replay:
         stream = self._streams[record.frame.stream_id]
         stream.exits.append(record.exit)
         if record.frame.label is not None:
-            stream.labelled += 1
-            stream.correct += self._task.quality(record.prediction, record.frame.label)
+            for judgement in (stream.judgement, self._overall):
+                judgement.labelled += 1
+                judgement.truth.add(record.prediction, record.frame.label)
         self._pair(stream, record)
         self._on_record(record)
 
@@ -223,16 +240,18 @@ class Replay:
         if other is None:
             stream.waiting[record.frame.index] = record.prediction
         else:
-            stream.agreed += self._task.quality(record.prediction, self._task.target(other))
+            for judgement in (stream.judgement, self._overall):
+                judgement.compared += 1
+                judgement.full.add(record.prediction, self._task.target(other))
 
     def _report(self, streams: Sequence[_Stream]) -> StreamReport:
         costs = self._pipeline.costs
         exits = [k for stream in streams for k in stream.exits]
-        labelled = sum(stream.labelled for stream in streams)
         dropped: Counter[str] = Counter()
         for stream in streams:
             dropped.update(stream.counters.dropped)
         one = streams[0] if len(streams) == 1 else None
+        judgement = one.judgement if one else self._overall
         windows = [e for e in (self._worst_window(s.exits) for s in streams) if e is not None]
         n = len(exits)
         return StreamReport(
@@ -243,8 +262,8 @@ class Replay:
             full_cost=costs.full,
             worst_window_error=max(windows, default=None),
             exit_shares=tuple(exits.count(k) / n if n else 0.0 for k in range(len(costs.per_exit))),
-            accuracy=sum(s.correct for s in streams) / labelled if labelled else None,
-            agreement=sum(s.agreed for s in streams) / n if n and self._full_engine else None,
+            against_truth=judgement.truth.figures() if judgement.labelled else None,
+            against_full=judgement.full.figures() if judgement.compared else None,
             budget_state=one.controller.status.state if one else None,
             error="; ".join(s.error for s in streams if s.error) or None,
         )

@@ -27,6 +27,7 @@ FLOORS = {
     "models": 4,
     "scheduling": 4,
     "wire": 4,
+    "drawing": 4,
     "config": 5,
     "backends": 5,
     "sources": 5,

@@ -95,9 +95,9 @@ def test_accuracy_is_that_of_the_labels(toy_pipeline: Path) -> None:
     pictures = toy_pictures(100, seed=3)
     run, records = replay(toy_pipeline, {"a": ListSource(pictures)})
     right = sum(index_of(r) == r.frame.label for r in records)
-    assert run.total().accuracy == right / 100
+    assert run.total().against_truth == {"accuracy": right / 100}
     unlabelled: dict[str, Source] = {"a": SyntheticSource(TOY_PREPROCESSING, frames=10)}
-    assert replay(toy_pipeline, unlabelled)[0].total().accuracy is None
+    assert replay(toy_pipeline, unlabelled)[0].total().against_truth is None
 
 
 def test_agreement_is_with_the_full_network(toy_pipeline: Path) -> None:
@@ -106,10 +106,10 @@ def test_agreement_is_with_the_full_network(toy_pipeline: Path) -> None:
     run, early = replay(toy_pipeline, {"a": ListSource(pictures)}, agreement=True)
     _, full = replay(toy_pipeline, {"a": ListSource(pictures)}, budget=1.0)
     same = sum(index_of(a) == index_of(b) for a, b in zip(early, full, strict=True))
-    assert run.total().agreement == same / 150
+    assert run.total().against_full == {"accuracy": same / 150}
     assert 0 < same < 150
     plain, records = replay(toy_pipeline, {"a": ListSource(pictures)})
-    assert plain.total().agreement is None
+    assert plain.total().against_full is None
     assert records == early
 
 

@@ -14,7 +14,10 @@ from streamexit.cli.formats import plain_table, stacked
 from streamexit.cli.making import DeviceOption, JsonOption
 
 if TYPE_CHECKING:
+    from streamexit.models.pipeline import Pipeline
     from streamexit.replay import Replay, StreamReport
+    from streamexit.sinks.video import VideoSink
+    from streamexit.sources.source import Source
 
 
 def replay(
@@ -25,6 +28,10 @@ def replay(
     budget: Annotated[str, typer.Option(help="fraction=0.4 or gflops_per_frame=0.03.")],
     policy: Annotated[str | None, typer.Option(help="Instead of the pipeline's default.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write every result to this JSONL file.")] = None,
+    video: Annotated[
+        Path | None,
+        typer.Option(help="Draw the answers on the pictures; one file a stream, out-NAME.mp4."),
+    ] = None,
     join: Annotated[bool, typer.Option(help="Play the sources one after the other.")] = False,
     agreement: Annotated[bool, typer.Option(help="Compare with the full network.")] = False,
     window: Annotated[int, typer.Option(min=1, help="Frames that a mean is taken over.")] = 300,
@@ -39,30 +46,26 @@ def replay(
     from streamexit.replay import Replay
     from streamexit.scheduling.policy import load_policy
     from streamexit.sinks.jsonl import JsonlSink
-    from streamexit.sources.joined import JoinedSource
-    from streamexit.sources.opening import open_source
-    from streamexit.sources.source import Source
     from streamexit.wire.encoding import ResultEncoder
 
     amount = Budget.parse(budget)
     loaded = load_pipeline(pipeline)
-    opened = [
-        open_source(text, preprocessing=loaded.network.preprocessing, labels=loaded.labels)
-        for text in sources
-    ]
-    joined: list[Source] = [JoinedSource(opened)] if join else opened
     ids = ["joined"] if join else stream_ids(sources)
+
     encode = ResultEncoder(
         node="replay", boot_id="replay", pipeline=loaded.name, num_exits=len(loaded.costs.per_exit)
     )
     sink: JsonlSink | None = None
+    videos: dict[str, VideoSink] = {}
 
     def on_record(record: ExitRecord) -> None:
         if sink is not None:
             sink.write(encode(record, record.answered_at))
+        if videos:
+            videos[record.frame.stream_id].write(record)
 
     run = Replay(
-        dict(zip(ids, joined, strict=True)),
+        _open(sources, loaded, ids, own_size=False),
         pipeline=loaded,
         policy=load_policy(loaded.policy_file(policy), loaded.costs.fractions),
         budget=amount,
@@ -74,7 +77,13 @@ def replay(
     sink = JsonlSink(out) if out else None  # only now: a mistake above must not empty an old file
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: run.stop())
-    with contextlib.closing(sink) if sink else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        if sink:
+            stack.enter_context(contextlib.closing(sink))
+        if video:
+            own = _open(sources, loaded, ids, own_size=True)
+            fraction = amount.as_fraction(loaded.costs)
+            videos = _open_videos(stack, video, own, loaded, budget=fraction, window=window)
         run.run()
     total, streams = run.total(), run.stream_reports()
     if json:
@@ -83,6 +92,54 @@ def replay(
     else:
         _show(streams, total, run.seconds)
     _exit(run, streams)
+
+
+def _open(
+    sources: list[str], pipeline: Pipeline, ids: list[str], *, own_size: bool
+) -> dict[str, Source]:
+    """Stream id -> source; one stream of all sources where there is one id for several."""
+    from streamexit.sources.joined import JoinedSource
+    from streamexit.sources.opening import open_source
+
+    opened: list[Source] = [
+        open_source(
+            text,
+            preprocessing=pipeline.network.preprocessing,
+            labels=pipeline.labels,
+            own_size=own_size,
+        )
+        for text in sources
+    ]
+    return dict(
+        zip(ids, opened if len(ids) == len(opened) else [JoinedSource(opened)], strict=True)
+    )
+
+
+def _open_videos(
+    stack: contextlib.ExitStack,
+    path: Path,
+    sources: dict[str, Source],
+    pipeline: Pipeline,
+    *,
+    budget: float,
+    window: int,
+) -> dict[str, VideoSink]:
+    """A video for each stream, each drawn on pictures that are decoded a second time for it."""
+    from streamexit.drawing import Annotator
+    from streamexit.sinks.video import VideoSink
+
+    videos = {}
+    for name, source in sources.items():
+        draw = Annotator(
+            pipeline.costs,
+            budget=budget,
+            window=window,
+            preprocessing=pipeline.network.preprocessing,
+        )
+        pictures = (picture.image for picture in source.pictures(lambda reason: None))
+        file = path if len(sources) == 1 else path.with_stem(f"{path.stem}-{name}")
+        videos[name] = stack.enter_context(contextlib.closing(VideoSink(file, pictures, draw)))
+    return videos
 
 
 def _exit(run: Replay, streams: dict[str, StreamReport]) -> None:
@@ -119,8 +176,8 @@ def _as_json(report: StreamReport, seconds: float) -> dict[str, Any]:
         "mean_cost": cost,
         "worst_window_error": report.worst_window_error,
         "exit_shares": list(report.exit_shares),
-        "accuracy": report.accuracy,
-        "agreement": report.agreement,
+        "against_truth": report.against_truth,
+        "against_full": report.against_full,
         "frames_per_second": report.answered / seconds,
         "budget_state": report.budget_state,
         "error": report.error,
@@ -153,8 +210,8 @@ def _show(streams: dict[str, StreamReport], total: StreamReport, seconds: float)
 
 def _quality(report: StreamReport) -> str:
     parts = []
-    if report.accuracy is not None:
-        parts.append(f"{report.accuracy:.2%} right")
-    if report.agreement is not None:
-        parts.append(f"{report.agreement:.2%} as full")
+    for figures, words in ((report.against_truth, ""), (report.against_full, " as full")):
+        for name, value in list((figures or {}).items())[:1]:  # the first is the one to look at
+            if value is not None:
+                parts.append(f"{name.replace('_', ' ')} {value:.2%}{words}")
     return ", ".join(parts)

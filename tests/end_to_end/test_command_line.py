@@ -55,8 +55,8 @@ def test_replay_of_real_clips(data: Path, cifar_pipeline: Path, tmp_path: Path) 
         assert stream["mean_cost"]["fraction"] == pytest.approx(0.5, rel=0.02)
         assert stream["worst_window_error"] < 0.05
         assert sum(stream["exit_shares"]) == pytest.approx(1)
-        assert stream["accuracy"] is None
-        assert stream["agreement"] is None
+        assert stream["against_truth"] is None
+        assert stream["against_full"] is None
     results = [(tmp_path / f"{i}.jsonl").read_bytes() for i in range(2)]
     assert results[0] == results[1]
     assert results[0].count(b"\n") == 627
@@ -70,7 +70,7 @@ def test_replay_joins_and_compares(toy_pipeline: Path, make_clip: MakeClip) -> N
     report = replay(*clips, *options, "--join")
     assert list(report["streams"]) == ["joined"]
     assert report["frames"] == 270
-    assert 0 <= report["agreement"] <= 1
+    assert 0 <= report["against_full"]["accuracy"] <= 1
 
 
 def test_replay_for_people(toy_pipeline: Path, make_clip: MakeClip) -> None:
