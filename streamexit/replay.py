@@ -222,10 +222,11 @@ class Replay:
     def _record(self, record: ExitRecord) -> None:
         stream = self._streams[record.frame.stream_id]
         stream.exits.append(record.exit)
-        if record.frame.label is not None:
+        target = self._task.as_target(record.frame.label)
+        if target is not None:
             for judgement in (stream.judgement, self._overall):
                 judgement.labelled += 1
-                judgement.truth.add(record.prediction, record.frame.label)
+                judgement.truth.add(record.prediction, target)
         self._pair(stream, record)
         self._on_record(record)
 

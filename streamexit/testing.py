@@ -9,16 +9,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from streamexit.calibration.collect import collect_evidence
+from streamexit.calibration.collect import read_exits
 from streamexit.errors import SourceError
 from streamexit.models.cost import gflops_per_exit
 from streamexit.models.network import MultiExitNetwork, Stage
-from streamexit.models.pipeline import register_policies, save_pipeline
+from streamexit.models.pipeline import load_pipeline, register_policies, save_pipeline
 from streamexit.preprocessing import Preprocessing
 from streamexit.scheduling.policy import fit_policy, save_policy
 from streamexit.sources.source import DropReport, Picture
-from streamexit.tasks.classification import ClassificationTask
-from streamexit.training.labelled import LabelledImages
+from streamexit.tasks.segmentation import SegmentationTask
 
 TOY_LABELS = ("ant", "bee", "cat", "dog")
 TOY_PREPROCESSING = Preprocessing(8, 8, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
@@ -85,35 +84,58 @@ def toy_network(
     return MultiExitNetwork(stages, preprocessing)
 
 
-def write_toy_pipeline(folder: Path, *, num_exits: int = 3, seed: int = 0) -> Path:
-    """A complete pipeline folder with policies, in seconds."""
+def toy_segmenter(
+    *, num_exits: int = 3, num_classes: int = 4, preprocessing: Preprocessing = TOY_PREPROCESSING
+) -> MultiExitNetwork:
+    """The same with maps: logits at half of the input's size."""
+    stages = []
+    for k in range(num_exits):
+        trunk = nn.Sequential(nn.Conv2d(8 if k else 3, 8, 3, 1 if k else 2, 1), nn.ReLU())
+        stages.append(Stage(trunk, nn.Conv2d(8, num_classes, 1), last=k == num_exits - 1))
+    return MultiExitNetwork(stages, preprocessing)
+
+
+def write_toy_pipeline(
+    folder: Path, *, num_exits: int = 3, seed: int = 0, kind: str = "classification"
+) -> Path:
+    """A complete pipeline folder with policies, in seconds.
+
+    Args:
+        folder: Where to.
+        num_exits: K.
+        seed: Of the weights.
+        kind: "classification" or "segmentation". The truth of a random picture's pixels is then
+            what the last exit says.
+    """
     torch.manual_seed(seed)
-    network = toy_network(num_exits=num_exits).eval()
+    maps = kind == SegmentationTask.kind
+    factory = toy_segmenter if maps else toy_network
+    network = factory(num_exits=num_exits).eval()
     for parameter in network.parameters():
         parameter.data *= 3  # scores that differ from frame to frame
     save_pipeline(
         folder,
         name="toy",
-        task={"kind": "classification", "top_k": 2},
-        network_spec={"architecture": "streamexit.testing:toy_network", "num_exits": num_exits},
+        task={"kind": kind} if maps else {"kind": kind, "top_k": 2},
+        network_spec={
+            "architecture": f"streamexit.testing:{factory.__name__}",
+            "num_exits": num_exits,
+        },
         network=network,
         labels=TOY_LABELS,
         calibration=None,
     )
     pictures = toy_pictures(400, seed=seed)
-    evidence = collect_evidence(
+    readings = read_exits(
         network,
-        ClassificationTask(labels=TOY_LABELS),
-        LabelledImages(
-            np.stack([p.image for p in pictures]),
-            np.array([p.label for p in pictures], np.int64),
-            TOY_LABELS,
-        ),
+        load_pipeline(folder).build_task(),
+        torch.from_numpy(np.stack([p.image for p in pictures])),
+        None if maps else [p.label for p in pictures],
     )
     costs = gflops_per_exit(network)
     fractions = tuple(round(c, 9) / round(costs[-1], 9) for c in costs)
     files = {name: folder / "policies" / f"{name}.safetensors" for name in TOY_POLICIES}
     for name, file in files.items():
-        save_policy(fit_policy(name, evidence, fractions), file)
+        save_policy(fit_policy(name, readings.evidence, fractions), file)
     register_policies(folder, files, default="direct")
     return folder

@@ -65,7 +65,7 @@ def record_trace(
     task = pipeline.build_task()
     network = pipeline.network.to(device)
     first, frames = _peek(recording.frames, out)
-    labelled = first.label is not None
+    labelled = task.as_target(first.label) is not None
     header = TraceHeader(
         pipeline=pipeline.name,
         data=recording.data,
@@ -84,7 +84,7 @@ def record_trace(
     size = batch_size(network.preprocessing)
     with TraceWriter(out, header) as writer:
         for batch in iter(lambda: list(islice(frames, size)), []):
-            labels = [picture.label for _, picture in batch]
+            labels = [task.as_target(picture.label) for _, picture in batch]
             if any((label is None) == labelled for label in labels):
                 raise DataError(f"{recording.data}: some frames have a label and some have none")
             images = torch.from_numpy(np.stack([picture.image for _, picture in batch]))

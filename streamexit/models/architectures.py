@@ -14,9 +14,11 @@ from streamexit.preprocessing import Preprocessing
 ARCHITECTURES = {
     "cifar_resnet": "streamexit.models.cifar_resnet:build",
     "densenet": "streamexit.models.densenet:build",
+    "hrnet": "streamexit.models.hrnet:build",
     "msdnet": "streamexit.models.msdnet:build",
     "multi_scale_resnet": "streamexit.models.multi_scale_resnet:build",
     "scene_segmenter": "streamexit.models.scene_segmenter:build",
+    "torchvision_segmentation": "streamexit.models.torchvision_segmentation:build",
     "two_scale_resnet": "streamexit.models.two_scale_resnet:build",
 }
 """Name -> "module:factory", imported when asked for."""

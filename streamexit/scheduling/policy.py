@@ -14,7 +14,7 @@ from safetensors.torch import save as save_safetensors
 from streamexit.errors import DataError, PipelineError
 from streamexit.scheduling.evidence import Calibration
 from streamexit.scheduling.methods import SCORER_FITS, SHARE_RULES, build_scorer, find_method
-from streamexit.scheduling.scorers import Scorer, score_all_exits
+from streamexit.scheduling.scorers import MaxProbability, Scorer, score_all_exits
 from streamexit.scheduling.thresholds import ThresholdTable, build_table
 
 FORMAT = "streamexit.policy/1"
@@ -56,25 +56,28 @@ def fit_policy(
         scorer: Of this method, if it is fitted already.
 
     Raises:
-        DataError: Fewer frames than exits, or a single exit.
+        DataError: Fewer frames than exits.
         PipelineError: Unknown name.
     """
     method = find_method(name)
     frames, num_exits = calibration.quality.shape
-    if num_exits < 2 or frames < num_exits:
+    if frames < num_exits:
         raise DataError(
-            f"calibration: {frames} frames of {num_exits} exits; fitting takes two exits and at "
-            "least as many frames as exits"
+            f"calibration: {frames} frames of {num_exits} exits; fitting takes at least as many "
+            "frames as exits"
         )
-    scorer = scorer or SCORER_FITS[method.scorer](calibration, fractions, seed)
-    scores = score_all_exits(scorer, calibration).detach()
-    rule = SHARE_RULES[method.share_rule](calibration, scores, fractions, seed)
-    table = build_table(scores.double().numpy(), fractions, rule.rows())
+    if num_exits == 1:  # nothing to decide, whatever the method
+        scorer, table = MaxProbability(), ThresholdTable(fractions, (), (), ())
+    else:
+        scorer = scorer or SCORER_FITS[method.scorer](calibration, fractions, seed)
+        scores = score_all_exits(scorer, calibration).detach()
+        rule = SHARE_RULES[method.share_rule](calibration, scores, fractions, seed)
+        table = build_table(scores.double().numpy(), fractions, rule.rows())
     provenance = {
         "scorer": method.scorer,
         "share_rule": method.share_rule,
         "source": method.source,
-        "frames": len(scores),
+        "frames": frames,
         "seed": seed,
     }
     return ExitPolicy(name, scorer, table, provenance)

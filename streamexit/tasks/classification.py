@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -75,6 +76,10 @@ class ClassificationTask:
             (self.labels[i], round(p, 6)) for i, p in zip(indices, probabilities, strict=True)
         )
         return Classification(top[0][0], indices[0], top[0][1], top)
+
+    def as_target(self, label: Target | None) -> int | None:
+        """A class index as it is."""
+        return int(label) if isinstance(label, int | np.integer) else None
 
     def target(self, prediction: Prediction) -> int:
         """The index of the named class."""

@@ -82,6 +82,10 @@ class Task(Protocol):
         """
         ...
 
+    def as_target(self, label: Target | None) -> Target | None:
+        """What a source says of a frame, if it is of this task's kind; else None."""
+        ...
+
     def target(self, prediction: Prediction) -> Target:
         """An answer, taken as the truth that others are compared with."""
         ...

@@ -125,6 +125,10 @@ class SegmentationTask:
         )
         return Segmentation(shares, mask)
 
+    def as_target(self, label: Target | None) -> NDArray[np.uint8] | None:
+        """A map as it is; the class of a whole picture says nothing of its pixels."""
+        return label if isinstance(label, np.ndarray) else None
+
     def target(self, prediction: Prediction) -> NDArray[np.uint8]:
         """The answer's map."""
         assert isinstance(prediction, Segmentation)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 
 import numpy as np
@@ -217,13 +218,19 @@ def test_any_scorer_goes_with_any_share_rule(scorer: str, rule: str, tmp_path: P
         assert mean == pytest.approx(budget, rel=0.02)
 
 
+@pytest.mark.parametrize("name", ["direct", "eenet", "jei-dnn"])
+def test_one_exit_leaves_nothing_to_decide(name: str) -> None:
+    """With K = 1 every method gives a policy whose only exit takes all."""
+    p, f, q = torch.ones(5, 1, 2) / 2, torch.ones(5, 1, 4), torch.ones(5, 1)
+    policy = fit_policy(name, Calibration(p, f, q), (1.0,))
+    assert policy.table.at(1.0) == (-math.inf,)
+
+
 def test_calibration_must_be_usable() -> None:
     """Too few frames, NaN and mismatched shapes are refused."""
     p, f, q = torch.ones(5, 3, 2) / 2, torch.ones(5, 3, 3), torch.ones(5, 3)
     with pytest.raises(DataError, match="2 frames of 3 exits"):
         fit_policy("msdnet", Calibration(p[:2], f[:2], q[:2]), COSTS)
-    with pytest.raises(DataError, match="5 frames of 1 exits"):
-        fit_policy("msdnet", Calibration(p[:, :1], f[:, :1], q[:, :1]), (1.0,))
     with pytest.raises(DataError, match="NaN"):
         Calibration(p * float("nan"), f, q)
     with pytest.raises(DataError, match="do not match"):

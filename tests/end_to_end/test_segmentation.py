@@ -1,0 +1,204 @@
+"""Segmentation through everything that classification goes through, on small networks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from streamexit.calibration.collect import read_exits
+from streamexit.calibration.compare import compare
+from streamexit.calibration.record import record_sources, record_trace
+from streamexit.drawing import Annotator
+from streamexit.errors import ConfigurationError
+from streamexit.exits import Budget, ExitRecord
+from streamexit.models.pipeline import load_pipeline
+from streamexit.prediction import VOID, Segmentation
+from streamexit.replay import Replay
+from streamexit.scheduling.methods import methods_for
+from streamexit.scheduling.policy import load_policy
+from streamexit.sinks.video import VideoSink
+from streamexit.sources.source import Source
+from streamexit.testing import TOY_LABELS, ListSource, toy_pictures, write_toy_pipeline
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small complete pipeline for segmentation."""
+    return write_toy_pipeline(tmp_path_factory.mktemp("street"), kind="segmentation")
+
+
+def play(
+    folder: Path,
+    sources: dict[str, Source],
+    *,
+    budget: float = 0.6,
+    agreement: bool = False,
+    device: torch.device | None = None,
+) -> tuple[Replay, list[ExitRecord]]:
+    """A finished replay, and its answers."""
+    pipeline = load_pipeline(folder)
+    records: list[ExitRecord] = []
+    run = Replay(
+        sources,
+        pipeline=pipeline,
+        policy=load_policy(pipeline.policy_file(None), pipeline.costs.fractions),
+        budget=Budget(budget),
+        device=device or torch.device("cpu"),
+        window=50,
+        agreement=agreement,
+        on_record=records.append,
+    )
+    run.run()
+    return run, records
+
+
+def test_streams_hold_their_budget(street: Path, device: torch.device) -> None:
+    """Two streams of maps share batches, and each stays at its budget, on every device."""
+    sources: dict[str, Source] = {
+        name: ListSource(toy_pictures(300, seed=seed)) for seed, name in enumerate("ab")
+    }
+    run, records = play(street, sources, device=device)
+    for report in run.stream_reports().values():
+        assert report.answered == 300
+        assert report.mean_cost is not None
+        assert report.mean_cost / report.full_cost == pytest.approx(0.6, rel=0.05)
+    assert len({record.exit for record in records}) > 1
+
+
+def test_answers_are_those_of_the_network(street: Path) -> None:
+    """A frame's map is what its exit says, whatever batch it was in and whoever left before it."""
+    pictures = toy_pictures(60, seed=7)
+    _, records = play(street, {"a": ListSource(pictures)})
+    network = load_pipeline(street).network
+    for record, picture in zip(records, pictures, strict=True):
+        with torch.inference_mode():
+            outputs = network(torch.from_numpy(picture.image)[None])
+        logits = torch.nn.functional.interpolate(
+            outputs[record.exit].logits, (8, 8), mode="bilinear", align_corners=False
+        )
+        top = logits[0].topk(2, dim=0).values
+        clear = (top[0] - top[1] > 1e-3).numpy()  # batches of another size may round otherwise
+        answer = record.prediction
+        assert isinstance(answer, Segmentation)
+        assert np.array_equal(answer.mask[clear], logits[0].argmax(0).numpy()[clear])
+
+
+def test_quality_against_truth_and_against_the_full_network(street: Path) -> None:
+    """Frames with maps for labels give mIoU; so does the comparison with the full network."""
+    _, full = play(street, {"a": ListSource(toy_pictures(80))}, budget=1.0)
+    truths = [r.prediction.mask for r in full if isinstance(r.prediction, Segmentation)]
+    labelled = [
+        replace(picture, label=truth)
+        for picture, truth in zip(toy_pictures(80), truths, strict=True)
+    ]
+    run, _ = play(street, {"a": ListSource(labelled)}, agreement=True)
+    total = run.total()
+    assert total.against_truth is not None
+    assert total.against_full is not None
+    assert 0 < total.against_truth["miou"] < 1
+    assert total.against_truth == total.against_full
+    assert set(total.against_truth["iou"]) == set(TOY_LABELS)
+    perfect, _ = play(street, {"a": ListSource(labelled)}, budget=1.0)
+    assert perfect.total().against_truth["miou"] == 1  # type: ignore[index]
+
+
+def test_one_exit_is_enough(tmp_path: Path) -> None:
+    """With K = 1 there is nothing to decide, and everything runs."""
+    folder = write_toy_pipeline(tmp_path / "one", num_exits=1, kind="segmentation")
+    run, records = play(folder, {"a": ListSource(toy_pictures(20))}, budget=1.0)
+    assert [record.exit for record in records] == [0] * 20
+    assert run.total().exit_shares == (1.0,)
+
+
+def test_all_methods_work_on_statistics_of_maps(street: Path, tmp_path: Path) -> None:
+    """A trace of maps holds qualities and pixel counts; every method can be fitted and judged on it."""
+    pictures = [replace(p, label=None) for p in toy_pictures(240, seed=3)]
+    pipeline = load_pipeline(street)
+    recording = record_sources(
+        {"a": ListSource(pictures)}, kind="stream", data="toy", on_drop=lambda reason: None
+    )
+    trace = record_trace(pipeline, recording, tmp_path / "t.npz", device=torch.device("cpu"))
+    assert trace.header.label_source == "last exit"
+    assert trace.label is None
+    assert trace.counts is not None
+    assert trace.counts.shape == (240, 3, 3, len(TOY_LABELS))
+    assert (trace.counts[:, :, 1].sum(2) == 64).all()
+    assert (trace.quality[:, -1] == 1).all()
+    assert 0 < trace.quality[:, 0].mean() < 1
+    names = methods_for(branch=False)
+    found = compare(trace, calibration=None, methods=names, budgets=[0.5, 0.8], seeds=1)
+    assert [method.name for method in found.methods] == names
+    for method in found.methods:
+        for budget, (outcome,) in method.outcomes.items():
+            assert outcome.cost <= budget * 1.005
+            assert 0 < outcome.accuracy <= 1
+
+
+def test_readings_by_hand(street: Path) -> None:
+    """Counts and quality are those of the maps that the exits give."""
+    pipeline = load_pipeline(street)
+    task = pipeline.build_task()
+    images = torch.from_numpy(np.stack([p.image for p in toy_pictures(4)]))
+    truth = [np.full((8, 8), VOID, np.uint8) for _ in range(4)]
+    truth[1][:4] = 2
+    readings = read_exits(pipeline.network, task, images, truth)
+    assert readings.label is None
+    assert readings.evidence.right_probability is None
+    assert readings.counts is not None
+    assert (readings.evidence.quality[[0, 2, 3]] == 1).all()  # nothing to be wrong about
+    assert readings.counts[[0, 2, 3]].sum() == 0
+    assert readings.counts[1, :, 2, 2].tolist() == [32, 32, 32]
+
+
+def test_video_shows_every_answer_and_changes_nothing(
+    street: Path, cifar_pipeline: Path, tmp_path: Path
+) -> None:
+    """One drawn picture per answer, with the recording's timestamps; the pictures are coloured."""
+    pictures = toy_pictures(30)
+    large = [np.repeat(np.repeat(p.image, 21, 0), 33, 1) for p in pictures]
+    pipeline = load_pipeline(street)
+    _, records = play(street, {"a": ListSource(pictures)})
+    draw = Annotator(
+        pipeline.costs, budget=0.6, window=50, preprocessing=pipeline.network.preprocessing
+    )
+    before = [picture.copy() for picture in large]
+    sink = VideoSink(tmp_path / "out.mp4", iter(large), draw)
+    for record in records:
+        sink.write(record)
+    sink.close()
+    assert all(np.array_equal(a, b) for a, b in zip(large, before, strict=True))
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        frames = list(container.decode(video=0))
+    assert len(frames) == 30
+    assert (frames[0].width, frames[0].height) == (264, 168)
+    assert [frame.time for frame in frames] == pytest.approx([p.pts_seconds for p in pictures])
+    assert any(np.ptp(frames[0].to_ndarray(format="rgb24")[100], axis=0))
+
+
+def test_regions_of_a_pipeline_without_maps_are_refused(toy_pipeline: Path, tmp_path: Path) -> None:
+    """The message names the key, the pipeline and what would be right."""
+    from streamexit.config.load import load_configuration
+    from streamexit.planning import plan_streams
+
+    content = {
+        "pipelines": {"toy": str(toy_pipeline)},
+        "streams": [
+            {
+                "id": "a",
+                "source": "synthetic:seed=1",
+                "pipeline": "toy",
+                "budget": {"fraction": 0.6},
+                "regions": {"lane": [[0, 0], [1, 0], [1, 1]]},
+            }
+        ],
+    }
+    file = tmp_path / "node.yaml"
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=r"regions: pipeline toy is for classification"):
+        plan_streams(load_configuration(file))
