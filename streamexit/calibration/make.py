@@ -15,7 +15,7 @@ import torch
 
 from streamexit.backends.torch_backend import pick_device
 from streamexit.calibration.collect import collect_evidence
-from streamexit.documents import load_document
+from streamexit.documents import Document, load_document
 from streamexit.errors import ConfigurationError, PipelineError
 from streamexit.models.architectures import build_network
 from streamexit.models.pipeline import (
@@ -31,10 +31,11 @@ from streamexit.scheduling.policy import ExitPolicy, fit_policy, save_policy
 from streamexit.scheduling.scorers import score_all_exits
 from streamexit.scheduling.thresholds import exits_taken, spread_all, thresholds_within
 from streamexit.tasks.kinds import build_task
+from streamexit.tasks.readout import Task
 from streamexit.training.datasets import load_part
 from streamexit.training.initial_weights import load_lite0_encoder
 from streamexit.training.labelled import LabelledImages
-from streamexit.training.recipe import Recipe
+from streamexit.training.recipe import Recipe, Scenes
 from streamexit.training.trainer import EpochReport, Trainer, exit_figures
 
 CHECKPOINT = Path(".training/checkpoint.pt")
@@ -85,6 +86,7 @@ def train_pipeline(
     task = build_task(recipe.task, pictures.classes, preprocessing)
     check_classes(network, len(pictures.classes))
     _check_size(document.where("preprocessing"), preprocessing, pictures)
+    _check_labels(document, task, pictures)
     folder = recipe_file.parent
     Trainer(
         network,
@@ -220,6 +222,21 @@ def _check_size(where: str, preprocessing: Preprocessing, pictures: LabelledImag
         raise ConfigurationError(
             f"{where}: {preprocessing.width}x{preprocessing.height} is declared, but the data "
             f"set's pictures are {width}x{height}"
+        )
+
+
+def _check_labels(document: Document[Recipe], task: Task, pictures: LabelledImages) -> None:
+    """A recipe whose task, data set and augmentation do not belong together cannot be trained."""
+    recipe, maps = document.value, pictures.labels.ndim == 3
+    if task.gives_maps != maps:
+        raise ConfigurationError(
+            f"{document.where('task')}: {task.kind} cannot be learned from {recipe.data.dataset}, "
+            f"which has one label per {'pixel' if maps else 'picture'}"
+        )
+    if isinstance(recipe.augmentation, Scenes) != maps:
+        raise ConfigurationError(
+            f"{document.where('augmentation')}: {recipe.augmentation.kind} does not fit labels per "
+            f"{'pixel; use kind: scenes' if maps else 'picture; use kind: crop_and_flip'}"
         )
 
 

@@ -113,7 +113,8 @@ class SegmentationTask:
             logits = functional.interpolate(
                 logits, self._size, mode="bilinear", align_corners=False
             )
-        mask = logits[0].argmax(0).to(torch.uint8).cpu().numpy()
+        # On CPUs `max` over a leading dimension takes a fifth of `argmax`'s time.
+        mask = logits[0].max(0).indices.to(torch.uint8).cpu().numpy()
         if frame_size is not None:
             shown = self._preprocessing.overlap(*frame_size).of_input
             whole, mask = mask, np.full_like(mask, VOID)

