@@ -19,7 +19,6 @@ ARCHITECTURES = {
     "multi_scale_resnet": "streamexit.models.multi_scale_resnet:build",
     "scene_segmenter": "streamexit.models.scene_segmenter:build",
     "torchvision_segmentation": "streamexit.models.torchvision_segmentation:build",
-    "two_scale_resnet": "streamexit.models.two_scale_resnet:build",
 }
 """Name -> "module:factory", imported when asked for."""
 

@@ -4,18 +4,15 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from torch import nn
 
 from streamexit.errors import PipelineError
 from streamexit.models.architectures import build_network
 from streamexit.models.cifar_resnet import build
 from streamexit.models.cost import gflops_per_exit
-from streamexit.models.network import Features, MultiExitNetwork, Stage
-from streamexit.models.two_scale_resnet import HEAD_WIDTH
+from streamexit.models.network import MultiExitNetwork, Stage
 from streamexit.preprocessing import Preprocessing
 from streamexit.testing import TOY_PREPROCESSING, toy_network
-from tests.conftest import ROOT
 
 CIFAR = Preprocessing(32, 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 RESNET = {"architecture": "cifar_resnet", "depth": 8, "exits": [1, 3], "num_classes": 4}
@@ -191,98 +188,3 @@ def test_unknown_heads_are_refused() -> None:
     """Heads of another kind are refused with those that there are."""
     with pytest.raises(PipelineError, match=r"network\.heads: 'heavy' must be light or confidence"):
         build_network({**RESNET, "heads": "heavy"}, CIFAR)
-
-
-TWO_SCALE = {
-    "architecture": "two_scale_resnet",
-    "widths": [8, 16, 32],
-    "layers": [0, 1, 2],
-    "num_classes": 5,
-}
-
-
-@pytest.mark.parametrize("layers", [[0, 1], [1, 1, 2], [0, 2, 1, 1]])
-def test_two_scales_stage_by_stage(layers: list[int]) -> None:
-    """A two-scale network gives the same stage by stage; two tensors pass between stages."""
-    torch.manual_seed(2)
-    network = build_network({**TWO_SCALE, "layers": layers}, CIFAR).eval()
-    images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
-    features: Features = (images,)
-    with torch.inference_mode():
-        outputs = network(images)
-        for k, expected in enumerate(outputs):
-            output = network.run_stage(k, features)
-            assert torch.equal(output.logits, expected.logits)
-            assert output.logits.shape == (3, 5)
-            assert output.confidence is None
-            features = output.features
-            if k < len(layers) - 1:
-                assert [tuple(f.shape) for f in features] == [(3, 16, 16, 16), (3, 32, 8, 8)]
-    assert features == ()
-    assert len({float(o.logits[0, 0]) for o in outputs}) == len(layers)
-
-
-def two_scale_recipe() -> dict[str, Any]:
-    """The network of the recipe that ships."""
-    content = yaml.safe_load((ROOT / "pipelines/cifar10-two-scale/train.yaml").read_text())
-    network: dict[str, Any] = content["network"]
-    return {"num_classes": 10, **network}
-
-
-def test_two_scale_costs_rise_and_heads_are_light() -> None:
-    """In the network that ships, costs rise, the first exit is cheap, a head costs at most 3%."""
-    spec = two_scale_recipe()
-    network = build_network(spec, CIFAR)
-    costs = gflops_per_exit(network)
-    fractions = [cost / costs[-1] for cost in costs]
-    assert fractions == sorted(set(fractions))
-    assert fractions[0] < 0.5
-    coarse = spec["widths"][2]
-    places = (CIFAR.height // 4) * (CIFAR.width // 4)
-    head = 2 * (places * coarse * HEAD_WIDTH + HEAD_WIDTH * 10) / 1e9
-    assert head / costs[-1] <= 0.03
-    # What a stage of n layers adds beyond its head is n times the same.
-    layers = [
-        (b - a - head) / n for a, b, n in zip(costs, costs[1:], spec["layers"][1:], strict=False)
-    ]
-    assert layers == pytest.approx([layers[0]] * len(layers), rel=1e-6)
-
-
-def test_two_scale_network_learns() -> None:
-    """Every weight of a two-scale network gets a gradient from its exits."""
-    torch.manual_seed(0)
-    network = build_network(TWO_SCALE, CIFAR)
-    outputs = network(torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8))
-    sum(o.logits.square().sum() for o in outputs).backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None, name
-        assert torch.isfinite(parameter.grad).all(), name
-
-
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({"widths": [8, 16]}, "network.widths: [8, 16] must be a list of 3"),
-        ({"widths": [8, 16, 32, 64]}, "must be three: stem, fine, coarse"),
-        (
-            {"widths": [8, 16, 0]},
-            "network.widths: [8, 16, 0] must be whole numbers, each 1 or more",
-        ),
-        ({"widths": [8, 16, -32]}, "each 1 or more"),
-        ({"widths": []}, "network.widths: []"),
-        ({"widths": 3}, "network.widths: 3 must be a list"),
-        ({"widths": [8, 16, 2.5]}, "must be whole numbers"),
-        ({"layers": [3]}, "network.layers: [3] must be a list of 2 or more"),
-        ({"layers": []}, "network.layers: []"),
-        ({"layers": [-1, 1]}, "each 0 or more"),
-        ({"layers": [1, 0, 1]}, "each exit but the first needs a layer"),
-        ({"layers": [1, 1.5]}, "must be whole numbers"),
-        ({"layers": "two"}, "network.layers: 'two' must be a list"),
-        ({"depth": 20}, "depth"),
-    ],
-)
-def test_wrong_two_scale_network_is_refused(change: dict[str, Any], expected: str) -> None:
-    """Arguments that describe no two-scale network name what is wrong."""
-    with pytest.raises(PipelineError, match="network") as caught:
-        build_network({**TWO_SCALE, **change}, CIFAR)
-    assert expected in str(caught.value)
