@@ -19,7 +19,7 @@ SMALLEST_SHARE = 0.005
 """Of the frame; smaller classes are not in the legend."""
 
 MOST_LINES = 12
-WHITE, GREY, DARK = (255, 255, 255), (170, 170, 170), (0, 0, 0)
+WHITE, GREY = (255, 255, 255), (170, 170, 170)
 GOLDEN_RATIO = 0.618034
 
 
@@ -84,7 +84,7 @@ def _(answer: Segmentation, picture: Image, preprocessing: Preprocessing) -> Ima
     seen = [(k, *item) for k, item in enumerate(answer.shares) if item[1] >= SMALLEST_SHARE]
     lines = sorted(seen, key=lambda line: -line[2])[:MOST_LINES]
     step = _line_height(drawn)
-    wide = 11 * step
+    wide = 8 * step
     _panel(drawn, 0, step, min(wide, width), step * (1 + len(lines)))
     for row, (k, label, share) in enumerate(lines, start=1):
         top = row * step
@@ -125,5 +125,4 @@ def _text(picture: Image, text: str, left: int, top: int, colour: tuple[int, int
     scale, baseline = step / 36, (left, top + round(0.72 * step))
     thickness = max(1, step // 24)
     font = cv2.FONT_HERSHEY_SIMPLEX
-    cv2.putText(picture, text, baseline, font, scale, DARK, thickness + 2, cv2.LINE_AA)
     cv2.putText(picture, text, baseline, font, scale, colour, thickness, cv2.LINE_AA)
