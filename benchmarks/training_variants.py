@@ -65,7 +65,7 @@ RECIPE: dict[str, Any] = {
         "epochs": 8,
         "peak_learning_rate": 0.1,
         "warmup_epochs": 1,
-        "average_decay": 0.998,
+        "average_decay": 0.98,
     },
     "loss": {"kind": "joint", "exit_weights": "equal"},
     "distillation": {"weight": 0.5, "starts_at": 0.25},
