@@ -5,7 +5,7 @@ reach on the test pictures and by what direct search makes of them at a third an
 compute. Each run is kept (`out/training-variants/`), so the command can be stopped and started
 again. It writes `docs/training-variants.md`.
 
-Two of the variants live here and not in the package, because they did not pay:
+Two of the variants live here and not in the package, which has no use for them so far:
 
 - gradient equilibrium (Li et al., ICCV 2019, section 3.1): what flows back into a stage is the mean
   over the exits behind it, not their sum;
@@ -91,13 +91,16 @@ def scaled_gradient(x: Tensor, factor: float) -> Tensor:
 
 
 def balanced(network: MultiExitNetwork) -> MultiExitNetwork:
-    """Gradient equilibrium: of the exits from k on, each has the same part in stage k's gradient."""
+    """Gradient equilibrium: stage k's gradient is the mean of those of the exits from k on.
+
+    The paper's losses have the weight 1 each, ours 1 / K, which the heads' factor K makes up for.
+    """
     exits = network.num_exits
     for k, stage in enumerate(network.stages):
         behind = exits - k
 
         def scale_head(_: nn.Module, inputs: tuple[Tensor], behind: int = behind) -> Any:
-            return (scaled_gradient(inputs[0], 1 / behind),)
+            return (scaled_gradient(inputs[0], exits / behind),)
 
         def scale_features(
             _: nn.Module, inputs: Any, output: StageOutput, behind: int = behind
@@ -211,7 +214,7 @@ def page(found: dict[str, list[dict[str, Any]]]) -> str:
         "",
         f"A small multi-scale network (widths {RECIPE['network']['widths']}, exits at {costs}% of "
         f"the cost), {RECIPE['optimiser']['epochs']} epochs on "
-        f"{TRAINING_PICTURES:,} pictures of CIFAR-10, {len(runs)} seed(s). Top-1 in per cent on the 10,000 test pictures, mean over "
+        f"{TRAINING_PICTURES:,} pictures of CIFAR-10, {len(runs)} seed{'s' if len(runs) > 1 else ''}. Top-1 in per cent on the 10,000 test pictures, mean over "
         "seeds (in brackets: largest minus smallest). Little data and a short schedule: differences below "
         "a point say nothing, and a long training might order the rows otherwise.",
         "",
