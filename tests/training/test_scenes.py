@@ -197,7 +197,7 @@ def test_from_recipe_to_policies(tmp_path: Path) -> None:
     assert all(0 <= exit_["miou"] <= 1 for exit_ in figures)
     assert set(figures[0]["iou"]) == set(CAMVID_CLASSES)
     fitted = fit_policies(
-        tmp_path / "p", names=["direct", "eenet"], default=None, data=None, device="cpu", seed=0
+        tmp_path / "p", names=["direct", "msdnet"], default=None, data=None, device="cpu", seed=0
     )
     assert fitted["calibration_frames"] == 12
     pipeline = load_pipeline(tmp_path / "p")
