@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from streamexit.calibration.collect import exit_figures
 from streamexit.calibration.record import Recording, record_trace
 from streamexit.models.architectures import build_network
 from streamexit.models.cost import gflops_per_exit
@@ -32,7 +33,6 @@ from streamexit.sources.source import Picture
 from streamexit.tasks.classification import ClassificationTask
 from streamexit.training.datasets import load_part
 from streamexit.training.labelled import LabelledImages
-from streamexit.training.trainer import exit_figures
 
 WEIGHTS = "weights/resnet56-4bfd9763.th"
 PUBLISHED = 0.9339

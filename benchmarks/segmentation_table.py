@@ -147,8 +147,8 @@ def every_second(pipeline: Pipeline, data: Path) -> Reached:
     recording = record_part(pipeline, "test", data)
     pairs = [(picture.image, picture.label) for _, picture in recording.frames]
     answers = list(full_maps(pipeline, task, (image for image, _ in pairs)))
-    own = [task.counts(a, label) for a, (_, label) in zip(answers, pairs, strict=True)]
-    repeated = [task.counts(answers[i // 2 * 2], label) for i, (_, label) in enumerate(pairs)]
+    own = [task.judge(a, label).counts for a, (_, label) in zip(answers, pairs, strict=True)]
+    repeated = [task.judge(answers[i // 2 * 2], label).counts for i, (_, label) in enumerate(pairs)]
     ours, full = np.asarray(repeated, np.int64), np.asarray(own, np.int64)
     lost = lost_against_full(ours, full)
     return Reached(0.5, mean_iou(ours.sum(0)), lost, ())
@@ -173,7 +173,8 @@ def on_video(pipeline: Pipeline, calibration: Calibration, file: Path) -> dict[s
     images = (picture.image for picture in source.pictures(lambda reason: None))
     answers = list(full_maps(pipeline, task, images))
     repeated = [
-        task.counts(answers[i // 2 * 2], task.target(answer)) for i, answer in enumerate(answers)
+        task.judge(answers[i // 2 * 2], task.target(answer)).counts
+        for i, answer in enumerate(answers)
     ]
     return {
         "frames": len(trace),

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from streamexit.calibration.collect import collect_evidence
+from streamexit.calibration.collect import collect_evidence, exit_figures
 from streamexit.models.architectures import build_network
 from streamexit.models.cost import gflops_per_exit
 from streamexit.models.network import MultiExitNetwork, StageOutput
@@ -37,7 +37,7 @@ from streamexit.tasks.kinds import build_task
 from streamexit.training.datasets import load_part
 from streamexit.training.labelled import LabelledImages
 from streamexit.training.recipe import Recipe
-from streamexit.training.trainer import Trainer, exit_figures
+from streamexit.training.trainer import Trainer
 
 PAGE = Path("docs/training-variants.md")
 FOUND = Path("out/training-variants")

@@ -128,11 +128,14 @@ class InputConverter:
         small = self._reformatter.reformat(
             picture, width=width, height=height, format="rgb24", interpolation=FILTER, threads=1
         ).to_ndarray()
-        if p is None or (width, height) == (p.width, p.height):
+        if p is None:
             return np.ascontiguousarray(small)
         overlap = p.overlap(*own_size)
+        shown = small[overlap.of_picture]
+        if shown.shape[:2] == (p.height, p.width):
+            return np.ascontiguousarray(shown)
         image = np.zeros((p.height, p.width, 3), np.uint8)
-        image[overlap.of_input] = small[overlap.of_picture]
+        image[overlap.of_input] = shown
         return image
 
     def from_array(self, rgb: Image) -> Image:

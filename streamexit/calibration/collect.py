@@ -5,9 +5,9 @@ N: frames, K: exits, C: classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from streamexit.models.network import MultiExitNetwork
+from streamexit.prediction import Prediction
 from streamexit.preprocessing import Preprocessing
 from streamexit.scheduling.evidence import Calibration, concatenate
-from streamexit.tasks.readout import Target, Task, to_host
+from streamexit.tasks.readout import Readout, Target, Task, to_host
 from streamexit.training.labelled import LabelledImages
 
 MOST_PIXELS = 4_000_000
@@ -31,7 +32,7 @@ class ExitReadings:
     Attributes:
         evidence: See `Calibration`.
         label: int [N], where a frame has one right answer; its last exit's, where none was given.
-        counts: int32 [N, K, 3, C], see `Task.counts`.
+        counts: int32 [N, K, 3, C], see `Judgement`.
     """
 
     evidence: Calibration
@@ -56,13 +57,31 @@ def collect_evidence(
         pictures: At the network's input size.
         rows: Pictures at a time.
     """
-    size = rows or batch_size(network.preprocessing)
-    parts = []
-    for start in range(0, len(pictures.labels), size):
-        images = torch.from_numpy(pictures.images[start : start + size])
-        labels = list(pictures.labels[start : start + size])
-        parts.append(read_exits(network, task, images, labels).evidence)
-    return concatenate(parts)
+    return concatenate(
+        [
+            read_exits(network, task, images, labels).evidence
+            for images, labels in _batches(network, pictures, rows)
+        ]
+    )
+
+
+def exit_figures(
+    network: MultiExitNetwork, task: Task, pictures: LabelledImages, *, rows: int | None = None
+) -> list[dict[str, Any]]:
+    """What each exit reaches on un-augmented pictures: K times `Tally.figures`.
+
+    Args:
+        network: In eval mode.
+        task: Reads the logits.
+        pictures: At the network's input size.
+        rows: Pictures at a time.
+    """
+    tallies = [task.tally() for _ in range(network.num_exits)]
+    for images, labels in _batches(network, pictures, rows):
+        for predictions, label in zip(_run(network, task, images).predictions, labels, strict=True):
+            for tally, prediction in zip(tallies, predictions, strict=True):
+                tally.add(prediction, label)
+    return [tally.figures() for tally in tallies]
 
 
 def read_exits(
@@ -76,6 +95,42 @@ def read_exits(
         images: uint8 [N, H, W, 3].
         targets: [N]; None measures quality as agreement with the last exit.
     """
+    run = _run(network, task, images)
+    distribution = torch.stack([r.distribution for r in run.readouts], 1).cpu().clone()
+    confidence = torch.stack([r.confidence for r in run.readouts], 1).cpu().clone()
+    if targets is None:
+        targets = [task.target(row[-1]) for row in run.predictions]
+    judged = [
+        [task.judge(prediction, target) for prediction in row]
+        for row, target in zip(run.predictions, targets, strict=True)
+    ]
+    label = np.asarray(targets) if np.ndim(targets[0]) == 0 else None
+    right = None
+    if label is not None:
+        truth = torch.from_numpy(label.astype(np.int64))[:, None, None]
+        right = distribution.gather(2, truth.expand(-1, len(run.readouts), 1)).squeeze(2)
+    evidence = Calibration(
+        distribution,
+        confidence,
+        torch.tensor([[one.quality for one in row] for row in judged], dtype=torch.float32),
+        torch.stack(run.branches, 1).cpu().clone() if run.branches else None,
+        right,
+    )
+    counts = None
+    if judged[0][0].counts is not None:
+        counts = np.asarray([[one.counts for one in row] for row in judged], np.int32)
+    return ExitReadings(evidence, label, counts)
+
+
+class _Run(NamedTuple):
+    """All exits on one batch: [K] readouts, [K] branches or none, [N][K] predictions."""
+
+    readouts: list[Readout]
+    branches: list[Tensor]
+    predictions: list[list[Prediction]]
+
+
+def _run(network: MultiExitNetwork, task: Task, images: Tensor) -> _Run:
     device = next(network.parameters()).device
     carry: Tensor | None = None
     readouts, branches = [], []
@@ -85,28 +140,17 @@ def read_exits(
             carry = readouts[-1].carry
             if output.confidence is not None:
                 branches.append(output.confidence.float())
-        distribution = torch.stack([r.distribution for r in readouts], 1).cpu().clone()
-        confidence = torch.stack([r.confidence for r in readouts], 1).cpu().clone()
         answers = [to_host(r.answer) for r in readouts]
         predictions = [
             [task.prediction(answer, row) for answer in answers] for row in range(len(images))
         ]
-    if targets is None:
-        targets = [task.target(row[-1]) for row in predictions]
-    pairs = list(zip(predictions, targets, strict=True))
-    quality = [[task.quality(p, target) for p in row] for row, target in pairs]
-    counts = [[task.counts(p, target) for p in row] for row, target in pairs]
-    label = np.asarray(targets) if np.ndim(targets[0]) == 0 else None
-    right = None
-    if label is not None:
-        truth = torch.from_numpy(label.astype(np.int64))[:, None, None]
-        right = distribution.gather(2, truth.expand(-1, len(answers), 1)).squeeze(2)
-    evidence = Calibration(
-        distribution,
-        confidence,
-        torch.tensor(quality, dtype=torch.float32),
-        torch.stack(branches, 1).cpu().clone() if branches else None,
-        right,
-    )
-    counted = counts[0][0] is not None
-    return ExitReadings(evidence, label, np.asarray(counts, np.int32) if counted else None)
+    return _Run(readouts, branches, predictions)
+
+
+def _batches(
+    network: MultiExitNetwork, pictures: LabelledImages, rows: int | None
+) -> Iterator[tuple[Tensor, list[Target]]]:
+    size = rows or batch_size(network.preprocessing)
+    for start in range(0, len(pictures.labels), size):
+        images = torch.from_numpy(pictures.images[start : start + size])
+        yield images, list(pictures.labels[start : start + size])

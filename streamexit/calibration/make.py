@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from streamexit.backends.torch_backend import pick_device
-from streamexit.calibration.collect import collect_evidence
+from streamexit.calibration.collect import collect_evidence, exit_figures
 from streamexit.documents import Document, load_document
 from streamexit.errors import ConfigurationError, PipelineError
 from streamexit.models.architectures import build_network
@@ -36,7 +36,7 @@ from streamexit.training.datasets import load_part
 from streamexit.training.initial_weights import load_lite0_encoder
 from streamexit.training.labelled import LabelledImages
 from streamexit.training.recipe import Recipe, Scenes
-from streamexit.training.trainer import EpochReport, Trainer, exit_figures
+from streamexit.training.trainer import EpochReport, Trainer
 
 CHECKPOINT = Path(".training/checkpoint.pt")
 REPORT = "training.json"

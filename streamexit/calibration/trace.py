@@ -71,11 +71,11 @@ class Trace:
         log_probabilities: float16 [N, K, C]; a logarithm keeps near-certain answers apart, which
             probabilities of half precision would not.
         confidence: float32 [N, K, F].
-        quality: float32 [N, K] in [0, 1]; see `Task.quality`.
+        quality: float32 [N, K] in [0, 1]; see `Judgement`.
         branch: float32 [N, K] from networks with a confidence branch, else None.
         predictions: int32 [N, K], the most probable class at each exit, or the largest.
         label: int32 [N], where a frame has one right answer, else None.
-        counts: int32 [N, K, 3, C] of segmentation (see `Task.counts`), else None.
+        counts: int32 [N, K, 3, C] of segmentation (see `Judgement`), else None.
         stream: int32 [N], index into `header.streams`.
         time: float64 [N], seconds on the stream's time line.
     """

@@ -49,9 +49,9 @@ def replay(
     from streamexit.wire.encoding import ResultEncoder
 
     amount = Budget.parse(budget)
+    names = ["joined"] if join else stream_ids(sources)
+    drawings = _video_files(video, names, sources) if video else {}
     loaded = load_pipeline(pipeline)
-    ids = ["joined"] if join else stream_ids(sources)
-
     encode = ResultEncoder(
         node="replay", boot_id="replay", pipeline=loaded.name, num_exits=len(loaded.costs.per_exit)
     )
@@ -65,7 +65,7 @@ def replay(
             videos[record.frame.stream_id].write(record)
 
     run = Replay(
-        _open(sources, loaded, ids, own_size=False),
+        _open(sources, loaded, join=join),
         pipeline=loaded,
         policy=load_policy(loaded.policy_file(policy), loaded.costs.fractions),
         budget=amount,
@@ -80,10 +80,10 @@ def replay(
     with contextlib.ExitStack() as stack:
         if sink:
             stack.enter_context(contextlib.closing(sink))
-        if video:
-            own = _open(sources, loaded, ids, own_size=True)
+        if drawings:
+            own = _open(sources, loaded, join=join, own_size=True)
             fraction = amount.as_fraction(loaded.costs)
-            videos = _open_videos(stack, video, own, loaded, budget=fraction, window=window)
+            videos = _open_videos(stack, drawings, own, loaded, budget=fraction, window=window)
         run.run()
     total, streams = run.total(), run.stream_reports()
     if json:
@@ -95,9 +95,9 @@ def replay(
 
 
 def _open(
-    sources: list[str], pipeline: Pipeline, ids: list[str], *, own_size: bool
+    sources: list[str], pipeline: Pipeline, *, join: bool, own_size: bool = False
 ) -> dict[str, Source]:
-    """Stream id -> source; one stream of all sources where there is one id for several."""
+    """Stream id -> source; with `join` one stream of all sources."""
     from streamexit.sources.joined import JoinedSource
     from streamexit.sources.opening import open_source
 
@@ -110,14 +110,26 @@ def _open(
         )
         for text in sources
     ]
-    return dict(
-        zip(ids, opened if len(ids) == len(opened) else [JoinedSource(opened)], strict=True)
-    )
+    if join:
+        return {"joined": JoinedSource(opened)}
+    return dict(zip(stream_ids(sources), opened, strict=True))
+
+
+def _video_files(path: Path, names: list[str], sources: list[str]) -> dict[str, Path]:
+    """Stream id -> the file that its pictures go to; never one of the sources."""
+    from streamexit.errors import InputError
+
+    several = len(names) > 1
+    files = {n: path.with_stem(f"{path.stem}-{n}") if several else path for n in names}
+    for file in files.values():
+        if file.resolve() in {Path(text).resolve() for text in sources}:
+            raise InputError(f"--video: {file} is one of the sources and would be overwritten")
+    return files
 
 
 def _open_videos(
     stack: contextlib.ExitStack,
-    path: Path,
+    files: dict[str, Path],
     sources: dict[str, Source],
     pipeline: Pipeline,
     *,
@@ -137,8 +149,8 @@ def _open_videos(
             preprocessing=pipeline.network.preprocessing,
         )
         pictures = (picture.image for picture in source.pictures(lambda reason: None))
-        file = path if len(sources) == 1 else path.with_stem(f"{path.stem}-{name}")
-        videos[name] = stack.enter_context(contextlib.closing(VideoSink(file, pictures, draw)))
+        sink = VideoSink(files[name], pictures, draw)
+        videos[name] = stack.enter_context(contextlib.closing(sink))
     return videos
 
 
@@ -211,7 +223,7 @@ def _show(streams: dict[str, StreamReport], total: StreamReport, seconds: float)
 def _quality(report: StreamReport) -> str:
     parts = []
     for figures, words in ((report.against_truth, ""), (report.against_full, " as full")):
-        for name, value in list((figures or {}).items())[:1]:  # the first is the one to look at
-            if value is not None:
-                parts.append(f"{name.replace('_', ' ')} {value:.2%}{words}")
+        name, value = next(iter((figures or {}).items()), ("", None))  # the one to look at
+        if value is not None:
+            parts.append(f"{name.replace('_', ' ')} {value:.2%}{words}")
     return ", ".join(parts)

@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+def resize(x: Tensor, size: torch.Size) -> Tensor:
+    """Features [N, C, H, W] brought to [N, C, *size], bilinear."""
+    if x.shape[2:] == size:
+        return x
+    return functional.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+def conv_norm(channels_in: int, channels: int, *, size: int = 3, stride: int = 1) -> nn.Sequential:
+    """A convolution without bias, and batch normalisation."""
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels, size, stride, size // 2, bias=False),
+        nn.BatchNorm2d(channels),
+    )
 
 
 def conv_norm_relu(
@@ -10,9 +27,7 @@ def conv_norm_relu(
 ) -> nn.Sequential:
     """A convolution without bias, batch normalisation, ReLU."""
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels, size, stride, size // 2, bias=False),
-        nn.BatchNorm2d(channels),
-        nn.ReLU(inplace=True),
+        *conv_norm(channels_in, channels, size=size, stride=stride), nn.ReLU(inplace=True)
     )
 
 

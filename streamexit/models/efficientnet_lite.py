@@ -72,14 +72,12 @@ class EncoderBlock(NamedTuple):
     """A block, and what comes out of it.
 
     Attributes:
-        module: Maps [N, C, H, W] to [N, channels, H / stride, W / stride].
+        module: Maps [N, C, H, W] to [N, channels, H, W], or half of that size.
         channels: Of its output.
-        reduction: How many pixels of the picture one pixel of its output stands for, per side.
     """
 
     module: nn.Module
     channels: int
-    reduction: int
 
 
 def lite0_blocks() -> list[EncoderBlock]:
@@ -89,17 +87,15 @@ def lite0_blocks() -> list[EncoderBlock]:
         _norm(STEM_CHANNELS),
         nn.ReLU6(inplace=True),
     )
-    blocks = [EncoderBlock(stem, STEM_CHANNELS, 2)]
+    blocks = [EncoderBlock(stem, STEM_CHANNELS)]
     for section in LITE0:
         for i in range(section.blocks):
-            _, channels_in, reduction = blocks[-1]
-            stride = section.stride if i == 0 else 1
             module = InvertedResidual(
-                channels_in,
+                blocks[-1].channels,
                 section.channels,
                 kernel=section.kernel,
-                stride=stride,
+                stride=section.stride if i == 0 else 1,
                 expansion=section.expansion,
             )
-            blocks.append(EncoderBlock(module, section.channels, reduction * stride))
+            blocks.append(EncoderBlock(module, section.channels))
     return blocks

@@ -15,21 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from streamexit.models.arguments import require_whole, require_wholes
-from streamexit.models.blocks import conv_norm_relu
+from streamexit.models.blocks import conv_norm, conv_norm_relu, resize
 from streamexit.models.network import Features, MultiExitNetwork, StageOutput
 from streamexit.preprocessing import Preprocessing
 
 STEM_WIDTH = 64
 BOTTLENECK_WIDTH = 64
 EXPANSION = 4
-
-
-def conv_norm(channels_in: int, channels: int, *, size: int = 3, stride: int = 1) -> nn.Sequential:
-    """A convolution without bias, and batch normalisation."""
-    return nn.Sequential(
-        nn.Conv2d(channels_in, channels, size, stride, size // 2, bias=False),
-        nn.BatchNorm2d(channels),
-    )
 
 
 class Residual(nn.Module):
@@ -79,7 +71,7 @@ class Exchange(nn.Module):
         for target, paths in enumerate(self.paths):
             size = branches[target].shape[2:]
             assert isinstance(paths, nn.ModuleList)
-            parts = [_fit(path(x), size) for path, x in zip(paths, branches, strict=True)]
+            parts = [resize(path(x), size) for path, x in zip(paths, branches, strict=True)]
             mixed.append(functional.relu(torch.stack(parts).sum(0)))
         return tuple(mixed)
 
@@ -143,7 +135,7 @@ class Head(nn.Module):
     def forward(self, features: Features) -> Tensor:
         """[N, num_classes, H / 4, W / 4]."""
         size = features[0].shape[2:]
-        together = torch.cat([_fit(x, size) for x in features], dim=1)
+        together = torch.cat([resize(x, size) for x in features], dim=1)
         return self.classify(together)  # type: ignore[no-any-return]
 
 
@@ -213,9 +205,3 @@ def build(
         stages.append(HRNetStage(trunk, Head(widths, num_classes), last=k == len(counts)))
         widths_in = widths
     return MultiExitNetwork(stages, preprocessing)
-
-
-def _fit(x: Tensor, size: torch.Size) -> Tensor:
-    if x.shape[2:] == size:
-        return x
-    return functional.interpolate(x, size, mode="bilinear", align_corners=False)

@@ -8,13 +8,12 @@ a quarter of the size, for edges and poles, and give logits there.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from streamexit.errors import PipelineError
 from streamexit.models.arguments import require_whole, require_wholes
-from streamexit.models.blocks import conv_norm_relu
+from streamexit.models.blocks import conv_norm, conv_norm_relu, resize
 from streamexit.models.efficientnet_lite import EncoderBlock, lite0_blocks
 from streamexit.models.network import Features, MultiExitNetwork, StageOutput
 from streamexit.preprocessing import Preprocessing
@@ -23,11 +22,6 @@ EDGE_BLOCK = 3
 """The last block at a quarter of the picture's size: edges are taken from behind it."""
 
 CONTEXT_POOLING = 4
-
-
-def resize(x: Tensor, size: torch.Size) -> Tensor:
-    """Bilinear, to [N, C, *size]."""
-    return functional.interpolate(x, size, mode="bilinear", align_corners=False)
 
 
 def depthwise_norm_relu(channels: int, kernel: int) -> nn.Sequential:
@@ -48,9 +42,7 @@ class Context(nn.Module):
         super().__init__()
         self.widen = conv_norm_relu(channels_in, 2 * channels, size=1)
         self.look = nn.ModuleList(depthwise_norm_relu(2 * channels, 5) for _ in range(depth))
-        self.narrow = nn.Sequential(
-            nn.Conv2d(2 * channels, channels, 1, bias=False), nn.BatchNorm2d(channels)
-        )
+        self.narrow = conv_norm(2 * channels, channels, size=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, channels_in, H, W] to [N, channels, H / 4, W / 4], rounded up."""
@@ -71,17 +63,14 @@ class Decoder(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, *, context: int) -> None:
         super().__init__()
-        self.project = nn.Sequential(
-            nn.Conv2d(channels_in, channels, 1, bias=False), nn.BatchNorm2d(channels)
-        )
+        self.project = conv_norm(channels_in, channels, size=1)
         self.context = Context(channels_in, channels, context) if context else None
         self.refine = depthwise_norm_relu(channels, 3)
 
     def forward(self, x: Tensor, stream: Tensor | None) -> Tensor:
         """The stream's new state [N, channels, h, w]; at the first stage it takes x's size."""
         size = x.shape[2:] if stream is None else stream.shape[2:]
-        y = self.project(x)
-        y = y if y.shape[2:] == size else resize(y, size)
+        y = resize(self.project(x), size)
         if self.context is not None:
             y = y + resize(self.context(x), size)
         y = functional.relu(y if stream is None else stream + y)
@@ -93,9 +82,7 @@ class Head(nn.Module):
 
     def __init__(self, channels: int, edge_channels: int, num_classes: int) -> None:
         super().__init__()
-        self.narrow = nn.Sequential(
-            nn.Conv2d(channels, edge_channels, 1, bias=False), nn.BatchNorm2d(edge_channels)
-        )
+        self.narrow = conv_norm(channels, edge_channels, size=1)
         self.refine = depthwise_norm_relu(edge_channels, 3)
         self.classify = nn.Conv2d(edge_channels, num_classes, 1)
 
@@ -103,6 +90,20 @@ class Head(nn.Module):
         """[N, num_classes, H / 4, W / 4]."""
         y = functional.relu(resize(self.narrow(stream), edges.shape[2:]) + edges)
         return self.classify(functional.relu(y + self.refine(y)))  # type: ignore[no-any-return]
+
+
+class EdgeTrunk(nn.Module):
+    """The encoder's first blocks, and the edge features behind them."""
+
+    def __init__(self, blocks: list[EncoderBlock], edge_channels: int) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(block.module for block in blocks))
+        self.project = conv_norm(blocks[-1].channels, edge_channels, size=1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """[N, 3, H, W] to features and edges, both at a quarter of the size."""
+        x = self.blocks(x)
+        return x, self.project(x)
 
 
 class SceneStage(nn.Module):
@@ -132,23 +133,6 @@ class SceneStage(nn.Module):
         stream = self.decoder(x, stream)
         passed_on = () if self.last else (x, stream, edges)
         return StageOutput(passed_on, self.head(stream, edges))
-
-
-class EdgeTrunk(nn.Module):
-    """The encoder's first blocks, and the edge features behind them."""
-
-    def __init__(self, blocks: list[EncoderBlock], edge_channels: int) -> None:
-        super().__init__()
-        self.blocks = nn.Sequential(*(block.module for block in blocks))
-        self.project = nn.Sequential(
-            nn.Conv2d(blocks[-1].channels, edge_channels, 1, bias=False),
-            nn.BatchNorm2d(edge_channels),
-        )
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[N, 3, H, W] to features and edges, both at a quarter of the size."""
-        x = self.blocks(x)
-        return x, self.project(x)
 
 
 def build(

@@ -17,7 +17,7 @@ from torch.nn import functional
 from streamexit.errors import PipelineError
 from streamexit.prediction import Classification, Prediction
 from streamexit.preprocessing import Preprocessing
-from streamexit.tasks.readout import HostAnswer, Readout, Target, rank_agreement
+from streamexit.tasks.readout import HostAnswer, Judgement, Readout, Target, rank_agreement
 
 
 class ClassificationTask:
@@ -86,12 +86,9 @@ class ClassificationTask:
         assert isinstance(prediction, Classification)
         return prediction.index
 
-    def quality(self, prediction: Prediction, target: Target) -> float:
+    def judge(self, prediction: Prediction, target: Target) -> Judgement:
         """1 if the named class is the true one, else 0."""
-        return float(self.target(prediction) == target)
-
-    def counts(self, prediction: Prediction, target: Target) -> None:
-        """Nothing: the mean of the quality says it all."""
+        return Judgement(float(self.target(prediction) == target))
 
     def tally(self) -> ClassificationTally:
         """An empty one."""
@@ -114,7 +111,7 @@ class ClassificationTally:
 
     def add(self, prediction: Prediction, target: Target) -> None:
         """Count one answer."""
-        self._right += self._task.quality(prediction, target)
+        self._right += self._task.judge(prediction, target).quality
         self._answers += 1
 
     def figures(self) -> dict[str, Any]:

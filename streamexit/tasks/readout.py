@@ -47,6 +47,19 @@ def to_host(answer: Sequence[Tensor]) -> HostAnswer:
     return tuple(t.tolist() if t.ndim <= 2 else t for t in answer)
 
 
+class Judgement(NamedTuple):
+    """How good one answer is.
+
+    Attributes:
+        quality: In [0, 1]; 0 or 1 where an answer can only be wrong or right.
+        counts: What a figure over many frames is made of, int32 [3, C]; None where the mean quality
+            says it all.
+    """
+
+    quality: float
+    counts: NDArray[np.int32] | None = None
+
+
 class Tally(Protocol):
     """How good the answers of a run are."""
 
@@ -90,12 +103,8 @@ class Task(Protocol):
         """An answer, taken as the truth that others are compared with."""
         ...
 
-    def quality(self, prediction: Prediction, target: Target) -> float:
-        """How good an answer is, in [0, 1]; 0 or 1 where it can only be wrong or right."""
-        ...
-
-    def counts(self, prediction: Prediction, target: Target) -> NDArray[np.int32] | None:
-        """Per frame what a figure over many frames needs, [3, C]; None where quality will do."""
+    def judge(self, prediction: Prediction, target: Target) -> Judgement:
+        """How good an answer is."""
         ...
 
     def tally(self) -> Tally:

@@ -24,7 +24,7 @@ from torch.nn import functional
 from streamexit.errors import PipelineError
 from streamexit.prediction import VOID, Prediction, Segmentation
 from streamexit.preprocessing import Preprocessing
-from streamexit.tasks.readout import HostAnswer, Readout, Target, rank_agreement
+from streamexit.tasks.readout import HostAnswer, Judgement, Readout, Target, rank_agreement
 
 QUANTILES = (0.05, 0.25)
 """Of the pixels' largest probabilities: how sure the network is where it is least sure."""
@@ -34,7 +34,7 @@ class SegmentationTask:
     """Statistics of the maps for the scorer, whole maps for the answers.
 
     Args:
-        labels: Class names in index order, 255 at most.
+        labels: Class names in index order, 254 at most.
         preprocessing: Of the pipeline: the answers' maps have the size of the network's input.
         confidence_floor: A pixel below this largest probability counts as unsure.
     """
@@ -135,21 +135,23 @@ class SegmentationTask:
         assert isinstance(prediction, Segmentation)
         return prediction.mask
 
-    def quality(self, prediction: Prediction, target: Target) -> float:
+    def judge(self, prediction: Prediction, target: Target) -> Judgement:
         """Mean intersection over union of the classes that occur in either map; 1 if none does."""
-        return mean_iou(self.counts(prediction, target))
+        counts = self.counts(prediction, target)
+        return Judgement(mean_iou(counts), counts)
 
     def counts(self, prediction: Prediction, target: Target) -> NDArray[np.int32]:
-        """Pixels per class, [3, C]: in both maps, in the answer's, in the target's; void left out."""
+        """Pixels per class, [3, C]: in both maps, in the answer's, in the target's.
+
+        Where the target has no label or the answer shows nothing, a pixel counts nowhere.
+        """
         assert isinstance(prediction, Segmentation)
         mask = _at_size_of(prediction.mask, target)
         known = (target != VOID) & (mask != VOID)
-        classes = len(self.labels)
         ours, truth = mask[known], target[known]
-        both = np.bincount(ours[ours == truth], minlength=classes)
-        return np.stack(
-            [both, np.bincount(ours, minlength=classes), np.bincount(truth, minlength=classes)]
-        ).astype(np.int32)
+        classes = len(self.labels)
+        pixels = [np.bincount(m, minlength=classes) for m in (ours[ours == truth], ours, truth)]
+        return np.stack(pixels).astype(np.int32)
 
     def tally(self) -> SegmentationTally:
         """An empty one."""
@@ -225,7 +227,7 @@ def _agreement(maps: Tensor) -> Tensor:
 
 
 def _next_to_boundary(map_: Tensor) -> Tensor:
-    """Pixels [N, h, w] whose right or lower neighbour, or which as such, has another class."""
+    """Pixels [N, h, w] with a neighbour, above, below, left or right, of another class."""
     edge = torch.zeros_like(map_, dtype=torch.bool)
     down, right = map_[:, 1:] != map_[:, :-1], map_[:, :, 1:] != map_[:, :, :-1]
     edge[:, 1:] |= down

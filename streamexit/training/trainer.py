@@ -12,7 +12,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from streamexit.errors import ConfigurationError
 from streamexit.models.cost import gflops_per_exit
 from streamexit.models.network import MultiExitNetwork, StageOutput
-from streamexit.tasks.readout import Task, to_host
+from streamexit.tasks.readout import Task
 from streamexit.training.augment import build_augmentation
 from streamexit.training.labelled import LabelledImages
 from streamexit.training.losses import class_weights, cost_aware_loss, multi_exit_loss
@@ -240,23 +239,3 @@ class Trainer:
         self._average.load_state_dict(state["average"])
         self._optimiser.load_state_dict(state["optimiser"])
         return int(state["epochs_done"])
-
-
-def exit_figures(
-    network: MultiExitNetwork, task: Task, data: LabelledImages, *, batch_size: int = 100
-) -> list[dict[str, Any]]:
-    """What each exit reaches on un-augmented pictures: per exit, `Tally.figures`."""
-    network.eval()
-    device = next(network.parameters()).device
-    tallies = [task.tally() for _ in range(network.num_exits)]
-    with torch.inference_mode():
-        for start in range(0, len(data.labels), batch_size):
-            images = torch.from_numpy(data.images[start : start + batch_size]).to(device)
-            targets = data.labels[start : start + batch_size]
-            carry = None
-            for output, tally in zip(network(images), tallies, strict=True):
-                readout = task.read(output.logits, carry)
-                carry, answer = readout.carry, to_host(readout.answer)
-                for row, target in enumerate(targets):
-                    tally.add(task.prediction(answer, row), target)
-    return [tally.figures() for tally in tallies]

@@ -1,6 +1,6 @@
 """What of a segmentation map is sent: class shares of regions, and the map itself.
 
-H, W: rows and columns of the map, h, w: of what is sent.
+H, W: rows and columns of the map.
 """
 
 from __future__ import annotations
@@ -56,16 +56,17 @@ class MapEncoder:
     preprocessing: Preprocessing
     regions: Mapping[str, Polygon] = field(default_factory=dict)
     mask: MaskOptions | None = None
-    _inside: dict[tuple[int, int], dict[str, NDArray[np.bool_]]] = field(default_factory=dict)
+    _drawn_for: tuple[int, int] | None = None
+    _inside: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     _sent_at: float | None = None
 
     def regions_of(self, map_: Image, frame_size: tuple[int, int] | None) -> list[Region]:
         """Class shares inside each polygon, [H, W] as the network sees it."""
         size = frame_size or (map_.shape[1], map_.shape[0])
-        if size not in self._inside:
-            self._inside = {size: self._draw(map_, size)}  # of one size only: streams keep theirs
+        if size != self._drawn_for:
+            self._drawn_for, self._inside = size, self._draw(map_, size)
         found = []
-        for name, inside in self._inside[size].items():
+        for name, inside in self._inside.items():
             counts = np.bincount(map_[inside], minlength=VOID + 1)[: len(self.labels)]
             shares = counts / max(counts.sum(), 1)
             order = np.argsort(-shares, kind="stable")

@@ -98,9 +98,9 @@ def test_top_k_is_at_most_all_classes() -> None:
     readout = task.read(logits(0.2, 0.3, 0.5), None)
     answer = task.prediction(tuple(t.tolist() for t in readout.answer), 0)
     assert [name for name, _ in answer.top] == ["cat", "bee", "ant"]
-    assert task.quality(answer, 2) == 1
-    assert task.quality(answer, 1) == 0
-    assert task.quality(answer, task.target(answer)) == 1
+    assert task.judge(answer, 2).quality == 1
+    assert task.judge(answer, 1).quality == 0
+    assert task.judge(answer, task.target(answer)).quality == 1
 
 
 def test_task_is_built_from_its_mapping() -> None:

@@ -129,26 +129,29 @@ def test_sides_that_show_nothing_have_no_class() -> None:
     prediction = reader.prediction(to_host(readout.answer), 0, (200, 100))
     assert prediction.mask.tolist() == [[VOID] * 4, [0, 0, 1, 1], [0, 0, 1, 1], [VOID] * 4]
     assert dict(prediction.shares) == {"sky": 0.5, "road": 0.5, "car": 0}
-    assert reader.quality(prediction, mask_of([[1] * 4, [0, 0, 1, 1], [0, 0, 1, 1], [1] * 4])) == 1
+    assert (
+        reader.judge(prediction, mask_of([[1] * 4, [0, 0, 1, 1], [0, 0, 1, 1], [1] * 4])).quality
+        == 1
+    )
 
 
 def test_quality_by_hand() -> None:
     """Mean IoU over the classes of either map, without pixels that have no label."""
     truth = mask_of([[0, 0, 1, VOID]])
     reader = task((1, 4))
-    assert reader.quality(answer([[0, 0, 1, 2]]), truth) == 1
+    assert reader.judge(answer([[0, 0, 1, 2]]), truth).quality == 1
     # sky: 1 of 2; road: 1 of 2; car is said at a void pixel only and does not count.
-    assert reader.quality(answer([[0, 1, 1, 2]]), truth) == pytest.approx((0.5 + 0.5) / 2)
+    assert reader.judge(answer([[0, 1, 1, 2]]), truth).quality == pytest.approx((0.5 + 0.5) / 2)
     # A class that is said where it is not costs.
-    assert reader.quality(answer([[0, 2, 1, 0]]), truth) == pytest.approx((0.5 + 1 + 0) / 3)
-    assert reader.quality(answer([[2, 2, 2, 2]]), truth) == 0
+    assert reader.judge(answer([[0, 2, 1, 0]]), truth).quality == pytest.approx((0.5 + 1 + 0) / 3)
+    assert reader.judge(answer([[2, 2, 2, 2]]), truth).quality == 0
 
 
 def test_all_void_and_one_class() -> None:
     """Nothing to judge by is no mistake; one class alone is judged alone."""
     reader = task((1, 2))
-    assert reader.quality(answer([[0, 1]]), mask_of([[VOID, VOID]])) == 1
-    assert reader.quality(answer([[1, 1]]), mask_of([[1, 1]])) == 1
+    assert reader.judge(answer([[0, 1]]), mask_of([[VOID, VOID]])).quality == 1
+    assert reader.judge(answer([[1, 1]]), mask_of([[1, 1]])).quality == 1
     tally = reader.tally()
     tally.add(answer([[0, 1]]), mask_of([[VOID, VOID]]))
     assert tally.figures()["miou"] is None
@@ -161,7 +164,7 @@ def test_all_void_and_one_class() -> None:
 def test_truth_of_another_size_is_met() -> None:
     """A truth of the frame's own size is compared with the nearest pixels of the map."""
     reader = task((1, 2))
-    assert reader.quality(answer([[0, 1]]), mask_of([[0, 0, 1, 1], [0, 0, 1, 1]])) == 1
+    assert reader.judge(answer([[0, 1]]), mask_of([[0, 0, 1, 1], [0, 0, 1, 1]])).quality == 1
 
 
 def test_counts_add_up_to_the_run() -> None:
@@ -184,7 +187,7 @@ def test_an_answer_agrees_with_itself() -> None:
     """An answer that is taken as the truth has the quality 1."""
     reader = task((1, 3))
     one = answer([[0, 1, 2]])
-    assert reader.quality(one, reader.target(one)) == 1
+    assert reader.judge(one, reader.target(one)).quality == 1
 
 
 def test_training_rows_are_the_labelled_pixels() -> None:

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from streamexit.calibration.collect import exit_figures
 from streamexit.errors import ConfigurationError
 from streamexit.tasks.classification import ClassificationTask
 from streamexit.testing import TOY_LABELS, toy_network
 from streamexit.training.labelled import LabelledImages
 from streamexit.training.recipe import Recipe
-from streamexit.training.trainer import EpochReport, Trainer, exit_figures
+from streamexit.training.trainer import EpochReport, Trainer
 
 MakeData = Callable[..., LabelledImages]
 Weights = dict[str, Tensor]
@@ -170,5 +171,5 @@ def test_accuracy_is_counted_by_hand(make_coloured: MakeData) -> None:
         answers = [o.logits.argmax(1) for o in network(torch.from_numpy(data.images))]
     truth = torch.from_numpy(data.labels)
     expected = [float((a == truth).double().mean()) for a in answers]
-    figures = exit_figures(network, TASK, data, batch_size=16)
+    figures = exit_figures(network, TASK, data, rows=16)
     assert [f["accuracy"] for f in figures] == pytest.approx(expected)
