@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import av
 import pytest
 
 from streamexit.cli.demo import demo_sources
@@ -71,6 +72,32 @@ def test_replay_joins_and_compares(toy_pipeline: Path, make_clip: MakeClip) -> N
     assert list(report["streams"]) == ["joined"]
     assert report["frames"] == 270
     assert 0 <= report["against_full"]["accuracy"] <= 1
+
+
+def test_videos_are_drawn_beside_unchanged_results(
+    toy_pipeline: Path, make_clip: MakeClip, tmp_path: Path
+) -> None:
+    """--video writes a file per stream, as long as the recording, and changes no result."""
+    clips = [make_clip("one.mp4", frames=30), make_clip("two.mp4", frames=20, size=(32, 32))]
+    options = ("--pipeline", toy_pipeline, "--budget", "fraction=0.7")
+    replay(*clips, *options, "--out", tmp_path / "plain.jsonl")
+    drawn = ("--out", tmp_path / "drawn.jsonl", "--video", tmp_path / "v" / "out.mp4")
+    replay(*clips, *options, *drawn)
+    assert (tmp_path / "plain.jsonl").read_bytes() == (tmp_path / "drawn.jsonl").read_bytes()
+    for name, count in (("one", 30), ("two", 20)):
+        with av.open(str(tmp_path / "v" / f"out-{name}.mp4")) as container:
+            assert len(list(container.decode(video=0))) == count
+
+
+def test_a_source_is_not_drawn_over(toy_pipeline: Path, make_clip: MakeClip) -> None:
+    """A --video that is one of the sources is refused, and the recording stays."""
+    clip = make_clip("one.mp4", frames=10)
+    before = clip.read_bytes()
+    options = ("--pipeline", toy_pipeline, "--budget", "fraction=0.7", "--video", clip)
+    done = streamexit("replay", clip, *options)
+    assert done.returncode == 2
+    assert "is one of the sources" in done.stderr
+    assert clip.read_bytes() == before
 
 
 def test_replay_for_people(toy_pipeline: Path, make_clip: MakeClip) -> None:

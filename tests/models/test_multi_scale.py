@@ -9,7 +9,7 @@ import yaml
 from streamexit.errors import PipelineError
 from streamexit.models.architectures import build_network
 from streamexit.models.cost import gflops_per_exit
-from streamexit.models.multi_scale_resnet import HEAD_WIDTH
+from streamexit.models.multi_scale_resnet import HEAD_WIDTH, Layer
 from streamexit.models.network import Features
 from streamexit.preprocessing import Preprocessing
 from tests.conftest import ROOT
@@ -50,13 +50,19 @@ def test_stage_by_stage_with_as_many_scales_as_are_looked_at(
 
 
 def test_layer_leaves_finer_scales_out() -> None:
-    """A layer of one scale changes the coarsest features only, and so cannot see the finest ones."""
-    network = build_network({**NETWORK, "layers": [[], [3], [1]]}, CIFAR).eval()
-    images = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8)
+    """A layer of two scales passes the finest one through and does not look at it."""
+    torch.manual_seed(1)
+    layer = Layer([4, 8, 16], 2).eval()
+    finest, middle, coarse = (torch.randn(1, 4 * 2**s, 32 // 2**s, 32 // 2**s) for s in range(3))
     with torch.inference_mode():
-        outputs = network(images)
-    assert len(outputs[0].features) == 3
-    assert len(outputs[1].features) == 1
+        one = layer((finest, middle, coarse))
+        other = layer((finest + 1, middle, coarse))
+        moved = layer((finest, middle + 1, coarse))
+    assert one[0] is finest
+    assert not torch.equal(one[1], middle)
+    assert torch.equal(one[1], other[1])
+    assert torch.equal(one[2], other[2])
+    assert not torch.equal(one[2], moved[2])
 
 
 def test_shipped_network_has_cheap_exits_and_light_heads() -> None:
