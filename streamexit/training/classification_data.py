@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import os
-import shutil
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -17,13 +13,11 @@ from numpy.typing import NDArray
 
 from streamexit.errors import DataError
 from streamexit.preprocessing import Image, InputConverter, Preprocessing
+from streamexit.training.decoded import cache_file, map_decoded
 from streamexit.training.labelled import LabelledImages, fixed_order
 
 IMAGENET_SIZE = 224
 """Rows and columns that ImageNet's pictures are brought to."""
-
-CACHE = ".streamexit-cache"
-"""Folder under a data set's root for decoded pictures."""
 
 
 def load_cifar10(root: Path, test: bool) -> LabelledImages:
@@ -71,9 +65,7 @@ def load_imagenet(root: Path, test: bool, *, size: int = IMAGENET_SIZE) -> Label
     They do not fit into memory: at 224 pixels one takes 150 KB, the training set 193 GB. So the
     first call decodes them all, once (hours for the training set), into a file under
     `root/.streamexit-cache/`, which needs that much disk; all calls map it into memory, and only
-    what is looked at is read. Training on a GPU, however, copies its whole part there. The file's
-    name follows from the size and the pictures' names; a picture that is replaced under its old
-    name goes unnoticed.
+    what is looked at is read. Training on a GPU, however, copies its whole part there.
 
     Args:
         root: Folder with both parts.
@@ -94,12 +86,10 @@ def load_imagenet(root: Path, test: bool, *, size: int = IMAGENET_SIZE) -> Label
     if not listing:
         raise DataError(f"data.root: {part} holds no pictures; expected {part}/<wnid>/*.JPEG")
     listing = [listing[i] for i in fixed_order(len(listing))]
-    names = "\n".join(name for name, _ in listing)
-    key = hashlib.sha256(names.encode()).hexdigest()[:16]
-    cache = root / CACHE / f"{part.name}-{size}-{key}.npy"
-    if not cache.is_file():
-        _write_decoded(cache, [part / name for name, _ in listing], size)
-    images = np.load(cache, mmap_mode="c")  # PyTorch wants it writable; the file never changes
+    cache = cache_file(root, part.name, str(size), [name for name, _ in listing])
+    convert = InputConverter(Preprocessing(size, size, (0, 0, 0), (1, 1, 1), fit="crop"))
+    decoded = (_decode(part / name, convert) for name, _ in listing)
+    images = map_decoded(cache, (len(listing), size, size, 3), decoded)
     return LabelledImages(images, np.asarray([k for _, k in listing], np.int64), classes)
 
 
@@ -118,32 +108,6 @@ def _class_folders(root: Path) -> tuple[str, ...]:
             f"{min(different)} is only in one of them"
         )
     return found["train"]
-
-
-def _write_decoded(cache: Path, files: Sequence[Path], size: int) -> None:
-    """Write one uint8 array [N, size, size, 3]; `cache` appears only when it is whole."""
-    shape = (len(files), size, size, 3)
-    needed = int(np.prod(shape))
-    unfinished = cache.with_suffix(f".{os.getpid()}.partial")
-    convert = InputConverter(Preprocessing(size, size, (0, 0, 0), (1, 1, 1), fit="crop"))
-    try:
-        cache.parent.mkdir(exist_ok=True)
-        free = shutil.disk_usage(cache.parent).free
-        if free < needed:
-            raise DataError(
-                f"{cache}: needs {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free"
-            )
-        try:
-            with unfinished.open("wb") as out:
-                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(out, header)
-                for file in files:
-                    out.write(_decode(file, convert).tobytes())
-            unfinished.replace(cache)
-        finally:
-            unfinished.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"{cache}: cannot write the decoded pictures: {error}") from error
 
 
 def _decode(file: Path, convert: InputConverter) -> Image:

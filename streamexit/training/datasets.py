@@ -14,7 +14,7 @@ import numpy as np
 from streamexit.errors import DataError
 from streamexit.training.classification_data import load_cifar10, load_cifar100, load_imagenet
 from streamexit.training.labelled import LabelledImages, fixed_order
-from streamexit.training.segmentation_data import load_camvid
+from streamexit.training.segmentation_data import load_camvid, load_cityscapes
 
 Part = Literal["train", "calibration", "test"]
 
@@ -22,6 +22,7 @@ WITHOUT_CALIBRATION: dict[str, Callable[[Path, bool], LabelledImages]] = {
     "cifar10": load_cifar10,
     "cifar100": load_cifar100,
     "imagenet": load_imagenet,
+    "cityscapes": load_cityscapes,
 }
 """Name -> loader of (root, whether the test set is meant); calibration is cut from training."""
 

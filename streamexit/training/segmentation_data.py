@@ -6,7 +6,6 @@ H, W: rows and columns that were asked for.
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,10 +15,9 @@ from numpy.typing import NDArray
 
 from streamexit.errors import DataError
 from streamexit.prediction import VOID
-from streamexit.preprocessing import Image, InputConverter, Preprocessing
-from streamexit.training.labelled import LabelledImages
-
-CityscapesPart = Literal["train", "val", "test"]
+from streamexit.preprocessing import InputConverter, Preprocessing
+from streamexit.training.decoded import cache_file, map_decoded
+from streamexit.training.labelled import LabelledImages, fixed_order
 
 CAMVID_CLASSES = (
     "sky",
@@ -58,6 +56,9 @@ TRAIN_CLASSES = {
     33: "bicycle",
 }
 """Of Cityscapes' 34 label ids (0 to 33), the 19 that are learned, in the order of their train ids."""
+
+CITYSCAPES_SIZE = (1024, 512)
+"""(width, height) that Cityscapes' pictures are brought to."""
 
 PICTURE, LABELS = "_leftImg8bit.png", "_gtFine_labelIds.png"
 
@@ -107,79 +108,69 @@ def _decode(encoded: bytes, flags: int) -> NDArray[np.uint8]:
     return picture.astype(np.uint8, copy=False)
 
 
-@dataclass(frozen=True, slots=True)
-class SegmentationPairs:
-    """Pictures on disk, each with its labels.
+def load_cityscapes(
+    root: Path, test: bool, *, size: tuple[int, int] = CITYSCAPES_SIZE
+) -> LabelledImages:
+    """Cityscapes (Cordts et al., CVPR 2016), its 19 evaluated classes, in its own layout.
 
-    Attributes:
-        files: (picture, labels) per row, sorted by name; labels hold Cityscapes' label ids.
-        classes: Names, in the order of the train ids.
-    """
-
-    files: tuple[tuple[Path, Path], ...]
-    classes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def read(self, i: int, size: tuple[int, int]) -> tuple[Image, NDArray[np.uint8]]:
-        """Decode pair i and bring it to one size.
-
-        The picture is scaled as the node does it with `fit: stretch`; each pixel's label is the
-        nearest one's.
-
-        Args:
-            i: Row of `files`.
-            size: (width, height), in pixels.
-
-        Returns:
-            Picture uint8 [H, W, 3], RGB, and train ids uint8 [H, W], `VOID` where none.
-
-        Raises:
-            DataError: A file that is not what it should be, or two that do not fit together.
-        """
-        picture_file, label_file = self.files[i]
-        rgb = _read_image(picture_file, cv2.IMREAD_COLOR_RGB)
-        label_ids = _read_image(label_file, cv2.IMREAD_UNCHANGED)
-        if label_ids.shape != rgb.shape[:2]:
-            raise DataError(
-                f"{label_file}: is {label_ids.shape}, but its picture is {rgb.shape[:2]}; "
-                "expected one byte per pixel"
-            )
-        convert = InputConverter(Preprocessing(*size, (0, 0, 0), (1, 1, 1), fit="stretch"))
-        train_ids = _to_train_ids()[label_ids]
-        nearest = cv2.resize(train_ids, size, interpolation=cv2.INTER_NEAREST_EXACT)
-        return convert.from_array(rgb), nearest.astype(np.uint8, copy=False)
-
-
-def load_cityscapes(root: Path, part: CityscapesPart) -> SegmentationPairs:
-    """Find one part of Cityscapes, in its own layout; no picture is read yet.
-
-    `test` has label files, too, but they say nothing: the true ones are not published.
+    `val` is the test part, because the true labels of Cityscapes' own test part are not published.
+    Pictures are scaled as the node does it with `fit: stretch`; a pixel's label is the nearest one's.
+    The first call decodes them all into a file under `root/.streamexit-cache/` (6 GB for training);
+    all calls map it into memory.
 
     Args:
-        root: Folder that holds `leftImg8bit/{train,val,test}/<city>/*_leftImg8bit.png` and
-            `gtFine/{train,val,test}/<city>/*_gtFine_labelIds.png`.
-        part: Which part.
+        root: Folder that holds `leftImg8bit/{train,val}/<city>/*_leftImg8bit.png` and
+            `gtFine/{train,val}/<city>/*_gtFine_labelIds.png`.
+        test: Whether `val` is meant.
+        size: (width, height) that pictures are brought to, in pixels; half of the original.
 
     Raises:
-        DataError: A missing folder, no pictures, or a picture without labels.
+        DataError: A missing folder, no pictures, a picture without labels, a file that is not what it
+            should be, or no room for the decoded ones.
     """
+    part = "val" if test else "train"
+    pairs = _cityscapes_pairs(root, part)
+    pairs = [pairs[i] for i in fixed_order(len(pairs))]
+    width, height = size
+    cache = cache_file(root, part, f"{width}x{height}", [picture.name for picture, _ in pairs])
+    decoded = (_read_pair(picture, labels, size) for picture, labels in pairs)
+    together = map_decoded(cache, (len(pairs), height, width, 4), decoded)
+    return LabelledImages(together[..., :3], together[..., 3], tuple(TRAIN_CLASSES.values()))
+
+
+def _cityscapes_pairs(root: Path, part: str) -> list[tuple[Path, Path]]:
+    """(picture, labels) files, sorted."""
     pictures, labels = root / "leftImg8bit" / part, root / "gtFine" / part
     for folder, file in ((pictures, PICTURE), (labels, LABELS)):
         if not folder.is_dir():
             raise DataError(
-                f"data.root: {folder} is missing; Cityscapes is expected as {folder}/<city>/*{file}"
+                f"data.root: {folder} is missing; Cityscapes is expected as {folder}/<city>/*{file}; "
+                "name its folder with --data"
             )
-    files: list[tuple[Path, Path]] = []
+    pairs = []
     for picture in sorted(pictures.glob(f"*/*{PICTURE}")):
         label = labels / picture.parent.name / (picture.name.removesuffix(PICTURE) + LABELS)
         if not label.is_file():
             raise DataError(f"data.root: {picture} has no labels; expected {label}")
-        files.append((picture, label))
-    if not files:
+        pairs.append((picture, label))
+    if not pairs:
         raise DataError(f"data.root: no pictures; expected {pictures}/<city>/*{PICTURE}")
-    return SegmentationPairs(tuple(files), tuple(TRAIN_CLASSES.values()))
+    return pairs
+
+
+def _read_pair(picture: Path, labels: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """[H, W, 4]: red, green, blue, train id (`VOID` where none)."""
+    rgb = _read_image(picture, cv2.IMREAD_COLOR_RGB)
+    label_ids = _read_image(labels, cv2.IMREAD_UNCHANGED)
+    if label_ids.shape != rgb.shape[:2]:
+        raise DataError(
+            f"{labels}: is {label_ids.shape}, but its picture is {rgb.shape[:2]}; "
+            "expected one byte per pixel"
+        )
+    convert = InputConverter(Preprocessing(*size, (0, 0, 0), (1, 1, 1), fit="stretch"))
+    train_ids = _to_train_ids()[label_ids]
+    nearest = cv2.resize(train_ids, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return np.dstack([convert.from_array(rgb), nearest.astype(np.uint8, copy=False)])
 
 
 def _to_train_ids() -> NDArray[np.uint8]:

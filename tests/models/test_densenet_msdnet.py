@@ -13,6 +13,7 @@ from streamexit.models.architectures import build_network
 from streamexit.models.cost import gflops_per_exit
 from streamexit.models.network import Features, MultiExitNetwork
 from streamexit.preprocessing import Preprocessing
+from tests.models.checks import check_every_weight_learns, pictures, run_both_ways
 
 CIFAR = Preprocessing(32, 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 DENSENET_121 = {
@@ -48,45 +49,25 @@ realistic = pytest.mark.parametrize(
 )
 
 
-def pictures(count: int) -> Tensor:
-    """Noise in the input's size."""
-    generator = torch.Generator().manual_seed(1)
-    return torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, generator=generator)
-
-
 def carried(network: MultiExitNetwork) -> list[list[tuple[int, ...]]]:
     """Shapes [C', H', W'] of what each stage hands on."""
     with torch.inference_mode():
-        return [[tuple(x.shape[1:]) for x in o.features] for o in network.eval()(pictures(1))]
+        return [[tuple(x.shape[1:]) for x in o.features] for o in network.eval()(pictures(network))]
 
 
 @small
 def test_running_stage_by_stage_is_the_forward_pass(spec: dict[str, Any]) -> None:
     """Each exit scores every class, alike in one go and stage by stage; the last hands on nothing."""
     torch.manual_seed(0)
-    network = build_network(spec, CIFAR).eval()
-    features: Features = (pictures(2),)
-    with torch.inference_mode():
-        outputs = network(pictures(2))
-        for k in range(network.num_exits):
-            output = network.run_stage(k, features)
-            assert output.logits.shape == (2, spec["num_classes"])
-            assert torch.equal(output.logits, outputs[k].logits)
-            features = output.features
-    assert features == ()
+    for output in run_both_ways(build_network(spec, CIFAR)):
+        assert output.logits.shape == (2, spec["num_classes"])
 
 
 @small
 def test_every_parameter_learns(spec: dict[str, Any]) -> None:
     """The exits' losses reach all parameters: nothing is computed that no exit looks at."""
     torch.manual_seed(0)
-    network = build_network(spec, CIFAR)
-    labels = torch.tensor([0, 1, 2, 3])
-    losses = [nn.functional.cross_entropy(o.logits, labels) for o in network(pictures(4))]
-    torch.stack(losses).sum().backward()  # type: ignore[no-untyped-call]
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.abs().sum() > 0, name
+    check_every_weight_learns(build_network(spec, CIFAR))
 
 
 @realistic
@@ -95,7 +76,7 @@ def test_costs_rise_and_heads_are_light(spec: dict[str, Any]) -> None:
     network = build_network(spec, CIFAR).eval()
     costs = gflops_per_exit(network)
     assert list(costs) == sorted(set(costs))
-    features: Features = (pictures(1),)
+    features: Features = (pictures(network, 1),)
     with torch.inference_mode():
         for k, stage in enumerate(network.stages):
             seen: list[Tensor] = []

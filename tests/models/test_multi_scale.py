@@ -10,9 +10,9 @@ from streamexit.errors import PipelineError
 from streamexit.models.architectures import build_network
 from streamexit.models.cost import gflops_per_exit
 from streamexit.models.multi_scale_resnet import HEAD_WIDTH, Layer
-from streamexit.models.network import Features
 from streamexit.preprocessing import Preprocessing
 from tests.conftest import ROOT
+from tests.models.checks import check_every_weight_learns, run_both_ways
 
 CIFAR = Preprocessing(32, 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 NETWORK: dict[str, Any] = {
@@ -32,20 +32,12 @@ def test_stage_by_stage_with_as_many_scales_as_are_looked_at(
 ) -> None:
     """Stage by stage gives the same; a stage hands on only the scales that the next one refines."""
     torch.manual_seed(2)
-    network = build_network({**NETWORK, "layers": layers}, CIFAR).eval()
-    images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8)
-    shapes = [(3, 4, 32, 32), (3, 8, 16, 16), (3, 16, 8, 8)]
-    features: Features = (images,)
-    with torch.inference_mode():
-        outputs = network(images)
-        for k, expected in enumerate(outputs):
-            output = network.run_stage(k, features)
-            assert torch.equal(output.logits, expected.logits)
-            assert output.logits.shape == (3, 5)
-            features = output.features
-            if k < len(carried):
-                assert [tuple(f.shape) for f in features] == shapes[-carried[k] :]
-    assert features == ()
+    network = build_network({**NETWORK, "layers": layers}, CIFAR)
+    outputs = run_both_ways(network)
+    shapes = [(4, 32, 32), (8, 16, 16), (16, 8, 8)]
+    for output, scales in zip(outputs, [*carried, 0], strict=True):
+        assert output.logits.shape == (2, 5)
+        assert [tuple(f.shape[1:]) for f in output.features] == shapes[len(shapes) - scales :]
     assert len({float(o.logits[0, 0]) for o in outputs}) == len(layers)
 
 
@@ -80,12 +72,7 @@ def test_shipped_network_has_cheap_exits_and_light_heads() -> None:
 def test_every_weight_learns() -> None:
     """Each weight gets a finite gradient from the exits."""
     torch.manual_seed(0)
-    network = build_network(NETWORK, CIFAR)
-    outputs = network(torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8))
-    torch.stack([o.logits.square().sum() for o in outputs]).sum().backward()  # type: ignore[no-untyped-call]
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None, name
-        assert torch.isfinite(parameter.grad).all(), name
+    check_every_weight_learns(build_network(NETWORK, CIFAR))
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from torch import nn
 
 from streamexit.errors import PipelineError
 from streamexit.models.architectures import build_network
 from streamexit.models.cost import gflops_per_exit
 from streamexit.models.efficientnet_lite import lite0_blocks
-from streamexit.models.network import Features
 from streamexit.preprocessing import Preprocessing
 from streamexit.training.initial_weights import load_lite0_encoder
 from tests.conftest import ROOT
+from tests.models.checks import check_every_weight_learns, run_both_ways
 
 GREY = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 SMALL = Preprocessing(64, 48, *GREY)
@@ -33,15 +32,8 @@ NETWORK: dict[str, Any] = {
 def test_maps_of_a_quarter_at_every_exit(exits: list[int], size: tuple[int, int]) -> None:
     """Each exit gives logits at a quarter of any size, odd and portrait ones too."""
     width, height = size
-    network = build_network({**NETWORK, "exits": exits}, Preprocessing(width, height, *GREY)).eval()
-    images = torch.randint(0, 256, (2, height, width, 3), dtype=torch.uint8)
-    features: Features = (images,)
-    with torch.inference_mode():
-        outputs = network(images)
-        for k, expected in enumerate(outputs):
-            output = network.run_stage(k, features)
-            assert torch.equal(output.logits, expected.logits)
-            features = output.features
+    network = build_network({**NETWORK, "exits": exits}, Preprocessing(width, height, *GREY))
+    outputs = run_both_ways(network)
     quarter = (math.ceil(math.ceil(height / 2) / 2), math.ceil(math.ceil(width / 2) / 2))
     assert [tuple(o.logits.shape) for o in outputs] == [(2, 6, *quarter)] * len(exits)
 
@@ -86,12 +78,7 @@ def test_shipped_network_has_exits_at_the_quarters() -> None:
 def test_every_weight_learns() -> None:
     """Each weight of encoder, decoder and heads gets a finite gradient."""
     torch.manual_seed(0)
-    network: nn.Module = build_network(NETWORK, SMALL)
-    outputs = network(torch.randint(0, 256, (2, 48, 64, 3), dtype=torch.uint8))
-    torch.stack([o.logits.square().sum() for o in outputs]).sum().backward()  # type: ignore[no-untyped-call]
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None, name
-        assert torch.isfinite(parameter.grad).all(), name
+    check_every_weight_learns(build_network(NETWORK, SMALL))
 
 
 @pytest.mark.parametrize(

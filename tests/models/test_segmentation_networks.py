@@ -11,6 +11,7 @@ from streamexit.models.cost import gflops_per_exit
 from streamexit.models.network import Features
 from streamexit.models.torchvision_segmentation import NETWORKS
 from streamexit.preprocessing import Preprocessing
+from tests.models.checks import check_every_weight_learns, run_both_ways
 
 GREY = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 SMALL = Preprocessing(96, 64, *GREY)
@@ -26,17 +27,8 @@ HRNET: dict[str, Any] = {
 def run(spec: dict[str, Any], preprocessing: Preprocessing = SMALL) -> list[torch.Tensor]:
     """Logits of all exits, after a check that stage by stage gives the same."""
     torch.manual_seed(0)
-    network = build_network(spec, preprocessing).eval()
-    size = (2, preprocessing.height, preprocessing.width, 3)
-    images = torch.randint(0, 256, size, dtype=torch.uint8)
-    features: Features = (images,)
-    with torch.inference_mode():
-        outputs = network(images)
-        for k, expected in enumerate(outputs):
-            output = network.run_stage(k, features)
-            assert torch.equal(output.logits, expected.logits)
-            features = output.features
-    assert features == ()
+    network = build_network(spec, preprocessing)
+    outputs = run_both_ways(network)
     costs = gflops_per_exit(network)
     assert list(costs) == sorted(set(costs))
     return [output.logits for output in outputs]
@@ -118,12 +110,7 @@ def test_hrnet_of_the_paper_has_its_size() -> None:
 def test_hrnet_learns() -> None:
     """Each weight gets a finite gradient."""
     torch.manual_seed(0)
-    network = build_network(HRNET, SMALL)
-    outputs = network(torch.randint(0, 256, (2, 64, 96, 3), dtype=torch.uint8))
-    torch.stack([o.logits.square().sum() for o in outputs]).sum().backward()  # type: ignore[no-untyped-call]
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None, name
-        assert torch.isfinite(parameter.grad).all(), name
+    check_every_weight_learns(build_network(HRNET, SMALL))
 
 
 @pytest.mark.parametrize(

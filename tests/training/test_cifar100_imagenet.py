@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from streamexit.errors import DataError
 from streamexit.preprocessing import InputConverter, Preprocessing
-from streamexit.training.classification_data import CACHE, load_imagenet
+from streamexit.training.classification_data import load_imagenet
 from streamexit.training.datasets import load_part
+from streamexit.training.decoded import CACHE
 from streamexit.training.labelled import LabelledImages
 
 MakeData = Callable[..., LabelledImages]
