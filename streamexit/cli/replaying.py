@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import re
 import signal
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from streamexit.replay import Replay, StreamReport
     from streamexit.sinks.video import VideoSink
     from streamexit.sources.source import Source
+    from streamexit.wire.encoding import ResultEncoder
 
 
 def replay(
@@ -28,6 +30,9 @@ def replay(
     budget: Annotated[str, typer.Option(help="fraction=0.4 or gflops_per_frame=0.03.")],
     policy: Annotated[str | None, typer.Option(help="Instead of the pipeline's default.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write every result to this JSONL file.")] = None,
+    mask: Annotated[
+        Literal["png", "rle"] | None, typer.Option(help="With --out: the maps, too.")
+    ] = None,
     video: Annotated[
         Path | None,
         typer.Option(help="Draw the answers on the pictures; one file a stream, out-NAME.mp4."),
@@ -46,15 +51,12 @@ def replay(
     from streamexit.replay import Replay
     from streamexit.scheduling.policy import load_policy
     from streamexit.sinks.jsonl import JsonlSink
-    from streamexit.wire.encoding import ResultEncoder
 
     amount = Budget.parse(budget)
     names = ["joined"] if join else stream_ids(sources)
     drawings = _video_files(video, names, sources) if video else {}
     loaded = load_pipeline(pipeline)
-    encode = ResultEncoder(
-        node="replay", boot_id="replay", pipeline=loaded.name, num_exits=len(loaded.costs.per_exit)
-    )
+    encode = _encoder(loaded, mask, out)
     sink: JsonlSink | None = None
     videos: dict[str, VideoSink] = {}
 
@@ -113,6 +115,28 @@ def _open(
     if join:
         return {"joined": JoinedSource(opened)}
     return dict(zip(stream_ids(sources), opened, strict=True))
+
+
+def _encoder(
+    pipeline: Pipeline, mask: Literal["png", "rle"] | None, out: Path | None
+) -> ResultEncoder:
+    """Of results as a node would send them, with each map where maps are asked for."""
+    from streamexit.errors import InputError
+    from streamexit.wire.encoding import ResultEncoder
+    from streamexit.wire.maps import MapEncoder, MaskOptions
+
+    maps = None
+    if mask is not None:
+        if out is None:
+            raise InputError(f"--mask {mask}: maps are written with the results; add --out FILE")
+        if not pipeline.build_task().gives_maps:
+            raise InputError(f"--mask {mask}: pipeline {pipeline.name} gives no maps; leave it out")
+        options = MaskOptions(encoding=mask, max_bytes=sys.maxsize)  # a file is no broker
+        maps = MapEncoder(pipeline.labels, pipeline.network.preprocessing, mask=options)
+    num_exits = len(pipeline.costs.per_exit)
+    return ResultEncoder(
+        node="replay", boot_id="replay", pipeline=pipeline.name, num_exits=num_exits, maps=maps
+    )
 
 
 def _video_files(path: Path, names: list[str], sources: list[str]) -> dict[str, Path]:

@@ -12,27 +12,31 @@ from typing import Any
 
 import av
 import pytest
+from typer.testing import CliRunner, Result
 
-from streamexit.cli.demo import demo_sources
+from streamexit.cli.commands import app
+from streamexit.cli.demo import OBJECTS, demo_node, demo_sources
 from streamexit.cli.replaying import stream_ids
 from tests.conftest import ROOT, MakeClip
 
 TIME_LIMIT = 120
 
 
-def streamexit(
-    *arguments: str | Path, cwd: Path = ROOT, environment: dict[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
+def streamexit(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run the command as a user does."""
     return subprocess.run(
         [sys.executable, "-m", "streamexit", *map(str, arguments)],
         capture_output=True,
         text=True,
-        cwd=cwd,
+        cwd=ROOT,
         timeout=TIME_LIMIT,
         stdin=subprocess.DEVNULL,
-        env={**os.environ, **(environment or {})},
     )
+
+
+def called(*arguments: str | Path) -> Result:
+    """The same within this process, for what ends before anything runs: PyTorch is loaded already."""
+    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 def replay(*arguments: str | Path) -> dict[str, Any]:
@@ -94,8 +98,8 @@ def test_a_source_is_not_drawn_over(toy_pipeline: Path, make_clip: MakeClip) -> 
     clip = make_clip("one.mp4", frames=10)
     before = clip.read_bytes()
     options = ("--pipeline", toy_pipeline, "--budget", "fraction=0.7", "--video", clip)
-    done = streamexit("replay", clip, *options)
-    assert done.returncode == 2
+    done = called("replay", clip, *options)
+    assert done.exit_code == 2
     assert "is one of the sources" in done.stderr
     assert clip.read_bytes() == before
 
@@ -140,12 +144,14 @@ def test_broken_file_beside_good_one(
         (["--budget", "fraction=0.5", "--pipeline", "nowhere"], "is this a pipeline folder?"),
         (["--budget", "fraction=0.5", "--device", "tpu"], "not one of auto, cpu, cuda:0"),
         (["--budget", "fraction=0.5", "--out", "/proc/none/x"], "cannot be written"),
+        (["--budget", "fraction=0.7", "--mask", "png"], "add --out FILE"),
+        (["--budget", "fraction=0.7", "--mask", "rle", "--out", "x.jsonl"], "gives no maps"),
     ],
 )
 def test_bad_replay_arguments(toy_pipeline: Path, arguments: list[str], said: str) -> None:
     """Each mistake gets one line that says what would be right, and exit code 2."""
-    done = streamexit("replay", "synthetic:frames=5", "--pipeline", toy_pipeline, *arguments)
-    assert done.returncode == 2
+    done = called("replay", "synthetic:frames=5", "--pipeline", toy_pipeline, *arguments)
+    assert done.exit_code == 2
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
@@ -204,29 +210,30 @@ def test_run_goes_on_without_a_broken_stream(config: Path) -> None:
 
 def test_check_tells_the_cost(config: Path) -> None:
     """`check` says what each stream would cost."""
-    done = streamexit("check", config, "--json")
-    assert done.returncode == 0, done.stderr
+    done = called("check", config, "--json")
+    assert done.exit_code == 0, done.stderr
     streams = json.loads(done.stdout)["streams"]
     assert streams["a"]["budget_fraction"] == 0.7
     assert streams["a"]["cheapest_fraction"] < 0.7
-    assert "good" in streamexit("check", config).stdout
+    assert "good" in called("check", config).stdout
 
 
 def test_check_refuses_what_cannot_be_reached(config: Path) -> None:
     """A budget below the first exit names file, line, key and the least that would do."""
     config.write_text(config.read_text().replace("fraction: 0.7", "fraction: 0.01"))
-    done = streamexit("check", config)
-    assert done.returncode == 2
+    done = called("check", config)
+    assert done.exit_code == 2
     assert f"{config}, line 6, streams[0].budget" in done.stderr
     assert "Raise the budget" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["files.yaml", "first-run.yaml", "cameras.yaml"])
-def test_example_configurations_are_good(name: str) -> None:
+def test_example_configurations_are_good(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The examples pass `check`."""
-    secrets = {"CAMERA_PASSWORD": "x", "MQTT_PASSWORD": "y"}
-    done = streamexit("check", f"configs/{name}", environment=secrets)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.setenv("CAMERA_PASSWORD", "x")
+    monkeypatch.setenv("MQTT_PASSWORD", "y")
+    done = called("check", ROOT / "configs" / name)
+    assert done.exit_code == 0, done.stderr
 
 
 def interrupted(
@@ -283,11 +290,11 @@ def test_mistake_does_not_empty_an_old_file(toy_pipeline: Path, tmp_path: Path) 
     """A replay that is refused leaves the results of an earlier one alone."""
     old = tmp_path / "old.jsonl"
     old.write_text("precious")
-    done = streamexit(
+    done = called(
         "replay", "synthetic:frames=5", "--pipeline", toy_pipeline, "--budget", "fraction=0.7",
         "--policy", "eenett", "--out", old,
     )  # fmt: skip
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert old.read_text() == "precious"
 
 
@@ -305,11 +312,13 @@ def test_truncated_file_is_said_to_be(toy_pipeline: Path, data: Path, tmp_path: 
 
 
 def test_demo(make_clip: MakeClip) -> None:
-    """`demo` runs four streams at four budgets and receives its own results over MQTT."""
+    """`demo` runs two streams with labels and two with maps, and receives all results over MQTT."""
     done = streamexit("demo", "--duration", "3s", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert [s["budget_fraction"] for s in report["streams"].values()] == [0.3, 0.45, 0.6, 0.8]
+    assert [s["budget_fraction"] for s in report["streams"].values()] == [0.3, 0.45, 0.6, 0.75]
+    assert list(report["streams"]) == ["objects-1", "scenes-1", "objects-2", "scenes-2"]
+    assert [len(s["exit_shares"]) for s in report["streams"].values()] == [3, 4, 3, 4]
     for name, stream in report["streams"].items():
         assert 0 < report["received"][name] <= stream["answered"]
     assert report["results_lost"] == {}
@@ -326,6 +335,13 @@ def test_demo_with_nothing_to_show_says_so(monkeypatch: pytest.MonkeyPatch) -> N
     assert sources == [f"synthetic:seed={i}" for i in range(4)]
     assert "synthetic" in said
     assert "streamexit[clips]" in said
+
+
+def test_demo_without_street_scenes(cifar_pipeline: Path) -> None:
+    """Where the pipeline for maps is missing, as in the wheel, all four streams give labels."""
+    node = demo_node(["synthetic:"] * 4, {OBJECTS: cifar_pipeline}, on_problem=pytest.fail)
+    used = {name: stream.plan.pipeline.name for name, stream in node.streams.items()}
+    assert used == dict.fromkeys(("objects-1", "scenes-1", "objects-2", "scenes-2"), OBJECTS)
 
 
 def test_demo_of_a_missing_clip() -> None:
@@ -358,9 +374,7 @@ def test_altered_pipeline_is_noticed(toy_pipeline: Path, tmp_path: Path) -> None
     weights = bytearray((copy / "network.safetensors").read_bytes())
     weights[-1] ^= 1
     (copy / "network.safetensors").write_bytes(weights)
-    done = streamexit(
-        "replay", "synthetic:frames=5", "--pipeline", copy, "--budget", "fraction=0.7"
-    )
-    assert done.returncode == 2
+    done = called("replay", "synthetic:frames=5", "--pipeline", copy, "--budget", "fraction=0.7")
+    assert done.exit_code == 2
     assert "network.safetensors" in done.stderr
     assert "SHA-256" in done.stderr

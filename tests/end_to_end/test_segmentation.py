@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import av
+import cv2
 import jsonschema
 import numpy as np
 import pytest
@@ -31,7 +35,7 @@ from streamexit.scheduling.policy import load_policy
 from streamexit.sinks.video import VideoSink
 from streamexit.sources.source import Source
 from streamexit.testing import TOY_LABELS, ListSource, toy_pictures, write_toy_pipeline
-from tests.conftest import ROOT
+from tests.conftest import ROOT, MakeClip
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +240,25 @@ def test_node_sends_regions_and_masks(street: Path, tmp_path: Path) -> None:
         assert (result["answer"]["mask"] is not None) == (result["frame"] % 10 == 0)
     runs = results[0]["answer"]["mask"]["rle"]
     assert all(sum(one["counts"]) == 64 for one in runs)
+
+
+def test_replay_writes_each_map(street: Path, make_clip: MakeClip, tmp_path: Path) -> None:
+    """`replay --mask png --out` gives the map of every frame, as the class of each pixel."""
+    command = [
+        sys.executable, "-m", "streamexit", "replay", make_clip("m.mp4", frames=12),
+        "--pipeline", street, "--budget", "fraction=0.6",
+        "--mask", "png", "--out", tmp_path / "maps.jsonl",
+    ]  # fmt: skip
+    subprocess.run(list(map(str, command)), check=True, cwd=ROOT, capture_output=True, timeout=120)
+    results = [json.loads(line) for line in (tmp_path / "maps.jsonl").read_bytes().splitlines()]
+    assert len(results) == 12
+    for result in results:
+        png = np.frombuffer(base64.b64decode(result["answer"]["mask"]["png"]), np.uint8)
+        map_ = cv2.imdecode(png, cv2.IMREAD_UNCHANGED)
+        assert map_ is not None
+        found = {TOY_LABELS[k]: n / map_.size for k, n in enumerate(np.bincount(map_.ravel())) if n}
+        said = {share["label"]: share["share"] for share in result["answer"]["shares"]}
+        assert said == pytest.approx(found, abs=1e-5)
 
 
 def test_regions_of_a_pipeline_without_maps_are_refused(toy_pipeline: Path, tmp_path: Path) -> None:
