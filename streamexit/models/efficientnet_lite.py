@@ -41,6 +41,17 @@ def _norm(channels: int) -> nn.BatchNorm2d:
     return nn.BatchNorm2d(channels, eps=NORM_EPSILON, momentum=0.01)
 
 
+class Stem(nn.Sequential):
+    """[N, 3, H, W] to [N, 32, H / 2, W / 2]: the beginning of an encoder."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(3, STEM_CHANNELS, 3, 2, 1, bias=False),
+            _norm(STEM_CHANNELS),
+            nn.ReLU6(inplace=True),
+        )
+
+
 class InvertedResidual(nn.Module):
     """Widen by a pointwise convolution, look around by a depthwise one, narrow, add."""
 
@@ -82,12 +93,7 @@ class EncoderBlock(NamedTuple):
 
 def lite0_blocks() -> list[EncoderBlock]:
     """The stem, then the sixteen blocks."""
-    stem = nn.Sequential(
-        nn.Conv2d(3, STEM_CHANNELS, 3, 2, 1, bias=False),
-        _norm(STEM_CHANNELS),
-        nn.ReLU6(inplace=True),
-    )
-    blocks = [EncoderBlock(stem, STEM_CHANNELS)]
+    blocks = [EncoderBlock(Stem(), STEM_CHANNELS)]
     for section in LITE0:
         for i in range(section.blocks):
             module = InvertedResidual(

