@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections import deque
-from functools import singledispatch
+from functools import cache, singledispatch
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ WHITE, GREY = (255, 255, 255), (170, 170, 170)
 GOLDEN_RATIO = 0.618034
 
 
+@cache
 def palette(classes: int) -> NDArray[np.uint8]:
     """Colours that are easy to tell apart, RGB [256, 3]; `VOID` is black."""
     colours = np.zeros((256, 3), np.uint8)

