@@ -279,7 +279,8 @@ def page(rows: list[tuple[Row, dict[str, Any]]], missing: list[str]) -> str:
     lines = [
         "# Exit policies compared",
         "",
-        "Written by `python -m benchmarks.reproduce_tables`; no figure is typed by hand.",
+        "Written by `python -m benchmarks.reproduce_tables`; no figure is typed by hand. Segmentation "
+        "has a page of its own: [results-segmentation.md](results-segmentation.md).",
         "",
         "Every method is a scorer and a share rule; all are fitted on calibration frames alone and "
         "judged on others, un-augmented. On the frames that are judged, only the place in a "
