@@ -53,12 +53,24 @@ class Stem(nn.Sequential):
 
 
 class InvertedResidual(nn.Module):
-    """Widen by a pointwise convolution, look around by a depthwise one, narrow, add."""
+    """Widen by a pointwise convolution, look around by a depthwise one, narrow, add.
+
+    Attributes:
+        number: Place in the encoder, from 1.
+    """
 
     def __init__(
-        self, channels_in: int, channels: int, *, kernel: int, stride: int, expansion: int
+        self,
+        channels_in: int,
+        channels: int,
+        *,
+        number: int,
+        kernel: int,
+        stride: int,
+        expansion: int,
     ) -> None:
         super().__init__()
+        self.number = number
         wide = channels_in * expansion
         self.expand: nn.Module = nn.Identity()
         if expansion > 1:
@@ -99,6 +111,7 @@ def lite0_blocks() -> list[EncoderBlock]:
             module = InvertedResidual(
                 blocks[-1].channels,
                 section.channels,
+                number=len(blocks),
                 kernel=section.kernel,
                 stride=section.stride if i == 0 else 1,
                 expansion=section.expansion,

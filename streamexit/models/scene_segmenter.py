@@ -1,24 +1,25 @@
-"""A real-time encoder and decoder with exits: EfficientNet-Lite0, first at half size, then at full.
+"""A real-time encoder and decoder with exits: EfficientNet-Lite0, and one decoder for all exits.
 
-The first exit has run the whole encoder on the picture at half its size; the others run it, block by
-block, at full size (the order of RANet, Yang et al., CVPR 2020, without its dense connections). A
-decoder for all exits runs beside it, a residual stream at an eighth of the picture's size: each stage
-adds to it what its last features say, so that an exit builds on the maps of the exits before it and
-a passed exit costs little more than its last two convolutions. Heads add features of a quarter of
-the size, for edges and poles, and give logits there.
+The decoder is a residual stream at an eighth of the picture's size that runs beside the encoder:
+each stage adds to it what its last features say, so that an exit builds on the maps of the exits
+before it and a passed exit costs little more than its last two convolutions. Heads add features of
+a quarter of the size, for edges and poles, and give logits there.
+
+What an early exit lacks is not detail but knowledge of what lies around. So the first stage looks
+ahead: it runs the rest of the encoder, too, on features of half the size, for a quarter of what that
+costs later at full size. The last stage refines the finished stream with dense convolutions.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from streamexit.errors import PipelineError
 from streamexit.models.arguments import require_whole, require_wholes
-from streamexit.models.blocks import conv_norm, resize
+from streamexit.models.blocks import conv_norm, conv_norm_relu, resize
 from streamexit.models.efficientnet_lite import EncoderBlock, lite0_blocks
 from streamexit.models.network import Features, MultiExitNetwork, StageOutput
 from streamexit.preprocessing import Preprocessing
@@ -26,8 +27,8 @@ from streamexit.preprocessing import Preprocessing
 EDGE_BLOCK = 3
 """The last block at a quarter of the picture's size: edges are taken from behind it."""
 
-GLANCE_BLOCKS = (1, 3, 5, 11, 16)
-"""At half size: edges are taken from behind the first of these blocks, the stream from the others."""
+EIGHTH_BLOCK, SIXTEENTH_BLOCK = 5, 11
+"""The last blocks at an eighth and a sixteenth."""
 
 
 def depthwise_norm_relu(channels: int, kernel: int) -> nn.Sequential:
@@ -75,42 +76,18 @@ class Head(nn.Module):
         return self.classify(functional.relu(y + self.refine(y)))  # type: ignore[no-any-return]
 
 
-class Glance(nn.Module):
-    """The first exit: the whole encoder on the picture at half its size, and a decoder of its own.
+class DenseBlock(nn.Module):
+    """Two dense 3x3 convolutions and a shortcut around them."""
 
-    It costs a quarter of the encoder and sees everything that the encoder can see, only coarsely.
-    Features that it hands on: the picture, and the decoder's stream at an eighth of its size.
-    """
-
-    def __init__(self, channels: int, edge_channels: int, num_classes: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        blocks = lite0_blocks()
-        bounds = pairwise((0, *(end + 1 for end in GLANCE_BLOCKS)))
-        self.trunks = nn.ModuleList(
-            nn.Sequential(*(block.module for block in blocks[begin:end])) for begin, end in bounds
+        self.layers = nn.Sequential(
+            conv_norm_relu(channels, channels), conv_norm(channels, channels)
         )
-        widths = [blocks[end].channels for end in GLANCE_BLOCKS]
-        self.edges = conv_norm(widths[0], edge_channels, size=1)
-        self.projects = nn.ModuleList(conv_norm(width, channels, size=1) for width in widths[1:])
-        self.refine = nn.ModuleList(depthwise_norm_relu(channels, 3) for _ in range(2))
-        self.head = Head(channels, edge_channels, num_classes)
 
-    def forward(self, features: Features) -> StageOutput:
-        """One tensor [N, 3, H, W]."""
-        picture = features[0]
-        x = functional.avg_pool2d(picture, 2, ceil_mode=True)
-        found = []
-        for trunk in self.trunks:
-            x = trunk(x)
-            found.append(x)
-        edges, eighth = found[0], found[1].shape[2:]
-        parts = [
-            resize(project(x), eighth) for project, x in zip(self.projects, found[1:], strict=True)
-        ]
-        stream = functional.relu(torch.stack(parts).sum(0))
-        for layer in self.refine:
-            stream = functional.relu(stream + layer(stream))
-        return StageOutput((picture, stream), self.head(stream, self.edges(edges)))
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, channels, H, W] to the same shape."""
+        return functional.relu(x + self.layers(x))
 
 
 class EdgeTrunk(nn.Module):
@@ -127,34 +104,106 @@ class EdgeTrunk(nn.Module):
         return x, self.project(x)
 
 
-class SceneStage(nn.Module):
-    """Encoder blocks, then the decoder's step and the head behind them.
+class LookAhead(nn.Module):
+    """The encoder's other blocks, on features of half the size; their results side by side, projected.
 
-    Features that are carried: the encoder's (the picture, to the first of these stages), the
-    decoder's stream, and from then on the edges.
+    Args:
+        channels_in: Of the features.
+        blocks: The blocks that are left, weights of their own.
+        taken: How many of them come before the first result; the second is the last one's.
+        channels: Of the stream.
     """
 
     def __init__(
-        self, trunk: nn.Module, decoder: Decoder, head: Head, *, edges: EdgeTrunk | None, last: bool
+        self, channels_in: int, blocks: list[EncoderBlock], taken: int, channels: int
+    ) -> None:
+        super().__init__()
+        parts = blocks[:taken], blocks[taken:]
+        self.trunks = nn.ModuleList(
+            nn.Sequential(*(block.module for block in part)) for part in parts
+        )
+        self.projects = nn.ModuleList(
+            conv_norm(part[-1].channels, channels, size=1) for part in parts
+        )
+        self.own = conv_norm(channels_in, channels, size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, channels_in, H, W] to [N, channels, H, W]."""
+        size, y = x.shape[2:], self.own(x)
+        x = functional.avg_pool2d(x, 2, ceil_mode=True)
+        for trunk, project in zip(self.trunks, self.projects, strict=True):
+            x = trunk(x)
+            y = y + resize(project(x), size)
+        return functional.relu(y)
+
+
+class FirstStage(nn.Module):
+    """Encoder blocks to an eighth of the size, a look ahead, and the first exit.
+
+    Features that it hands on: the encoder's, the decoder's stream, the edges.
+    """
+
+    def __init__(
+        self, edges: EdgeTrunk, trunk: nn.Module, ahead: LookAhead, refine: nn.Module, head: Head
     ) -> None:
         super().__init__()
         self.edges = edges
         self.trunk = trunk
-        self.decoder = decoder
+        self.ahead = ahead
+        self.refine = refine
         self.head = head
-        self.last = last
 
     def forward(self, features: Features) -> StageOutput:
-        """What the stage before handed on."""
-        if self.edges is not None:
-            picture, stream = features
-            x, edges = self.edges(picture)
-        else:
-            x, stream, edges = features
+        """One tensor [N, 3, H, W]."""
+        x, edges = self.edges(features[0])
+        x = self.trunk(x)
+        stream = self.ahead(x)
+        stream = functional.relu(stream + self.refine(stream))
+        return StageOutput((x, stream, edges), self.head(stream, edges))
+
+
+class EncoderStage(nn.Module):
+    """Further encoder blocks, the decoder's step and the exit behind them; hands on the same three."""
+
+    def __init__(self, trunk: nn.Module, decoder: Decoder, head: Head) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.decoder = decoder
+        self.head = head
+
+    def forward(self, features: Features) -> StageOutput:
+        """Encoder's features, stream, edges."""
+        x, stream, edges = features
         x = self.trunk(x)
         stream = self.decoder(x, stream)
-        passed_on = () if self.last else (x, stream, edges)
-        return StageOutput(passed_on, self.head(stream, edges))
+        return StageOutput((x, stream, edges), self.head(stream, edges))
+
+
+class LastStage(nn.Module):
+    """The rest of the encoder, the decoder's step, dense refinement at both sizes, the last exit."""
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        decoder: Decoder,
+        channels: int,
+        edge_channels: int,
+        num_classes: int,
+    ) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.decoder = decoder
+        self.refine = DenseBlock(channels)
+        self.narrow = conv_norm(channels, edge_channels, size=1)
+        self.sharpen = DenseBlock(edge_channels)
+        self.classify = nn.Conv2d(edge_channels, num_classes, 1)
+
+    def forward(self, features: Features) -> StageOutput:
+        """Encoder's features, stream, edges."""
+        x, stream, edges = features
+        stream = self.refine(self.decoder(self.trunk(x), stream))
+        y = functional.relu(resize(self.narrow(stream), edges.shape[2:]) + edges)
+        return StageOutput((), self.classify(self.sharpen(y)))
 
 
 def build(
@@ -168,8 +217,8 @@ def build(
     """Build the network.
 
     Args:
-        exits: After which of the encoder's 16 blocks, at full size, each exit after the first stands,
-            rising, from block 4 on (an eighth of the size or less).
+        exits: After which of the encoder's 16 blocks each exit stands, rising, two or more; the first
+            at an eighth of the picture's size (block 4 or 5), the last behind block 16.
         num_classes: C.
         preprocessing: Declared input.
         channels: Of the decoder's stream.
@@ -178,26 +227,37 @@ def build(
     Raises:
         PipelineError: Arguments that describe no network.
     """
-    require_wholes(EDGE_BLOCK + 1, 1, exits=exits)
+    require_wholes(EDGE_BLOCK + 1, 2, exits=exits)
     require_whole(1, channels=channels, edge_channels=edge_channels)
-    blocks = lite0_blocks()
-    if exits != sorted(set(exits)) or exits[-1] >= len(blocks):
+    blocks, ahead = lite0_blocks(), lite0_blocks()
+    last = len(blocks) - 1
+    if exits != sorted(set(exits)) or exits[0] > EIGHTH_BLOCK or exits[-1] != last:
         raise PipelineError(
-            f"network.exits: {exits} must rise and end with {len(blocks) - 1}, the last block, or less"
+            f"network.exits: {exits} must rise from block 4 or 5 to the last block, {last}"
         )
-    stages: list[nn.Module] = [Glance(channels, edge_channels, num_classes)]
-    begin = EDGE_BLOCK + 1
-    for end in exits:
-        first = begin == EDGE_BLOCK + 1
-        trunk = nn.Sequential(*(block.module for block in blocks[begin : end + 1]))
-        stages.append(
-            SceneStage(
-                trunk,
-                Decoder(blocks[end].channels, channels),
-                Head(channels, edge_channels, num_classes),
-                edges=EdgeTrunk(blocks[:begin], edge_channels) if first else None,
-                last=end == exits[-1],
-            )
+
+    def trunk(begin: int, end: int) -> nn.Sequential:
+        return nn.Sequential(*(block.module for block in blocks[begin + 1 : end + 1]))
+
+    def decoder(end: int) -> Decoder:
+        return Decoder(blocks[end].channels, channels)
+
+    first = exits[0]
+    stages: list[nn.Module] = [
+        FirstStage(
+            EdgeTrunk(blocks[: EDGE_BLOCK + 1], edge_channels),
+            trunk(EDGE_BLOCK, first),
+            LookAhead(
+                blocks[first].channels, ahead[first + 1 :], SIXTEENTH_BLOCK - first, channels
+            ),
+            depthwise_norm_relu(channels, 3),
+            Head(channels, edge_channels, num_classes),
         )
-        begin = end + 1
+    ]
+    for begin, end in pairwise(exits[:-1]):
+        head = Head(channels, edge_channels, num_classes)
+        stages.append(EncoderStage(trunk(begin, end), decoder(end), head))
+    stages.append(
+        LastStage(trunk(exits[-2], last), decoder(last), channels, edge_channels, num_classes)
+    )
     return MultiExitNetwork(stages, preprocessing)

