@@ -31,6 +31,25 @@ def conv_norm_relu(
     )
 
 
+class Residual(nn.Module):
+    """Layers, and a shortcut around them."""
+
+    def __init__(self, layers: nn.Module, shortcut: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, channels_in, H, W] to [N, channels, H, W]."""
+        return functional.relu(self.layers(x) + self.shortcut(x))
+
+
+def basic_block(channels: int) -> Residual:
+    """Two 3x3 convolutions of one width, and a shortcut around them."""
+    layers = nn.Sequential(conv_norm_relu(channels, channels), conv_norm(channels, channels))
+    return Residual(layers, nn.Identity())
+
+
 def separable(channels_in: int, channels: int) -> nn.Sequential:
     """A depthwise 3x3 convolution that halves the size, then a pointwise one."""
     return nn.Sequential(

@@ -15,32 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from streamexit.models.arguments import require_whole, require_wholes
-from streamexit.models.blocks import conv_norm, conv_norm_relu, resize
+from streamexit.models.blocks import Residual, basic_block, conv_norm, conv_norm_relu, resize
 from streamexit.models.network import Features, MultiExitNetwork, StageOutput
 from streamexit.preprocessing import Preprocessing
 
 STEM_WIDTH = 64
 BOTTLENECK_WIDTH = 64
 EXPANSION = 4
-
-
-class Residual(nn.Module):
-    """Layers, and a shortcut around them."""
-
-    def __init__(self, layers: nn.Module, shortcut: nn.Module) -> None:
-        super().__init__()
-        self.layers = layers
-        self.shortcut = shortcut
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, channels_in, H, W] to [N, channels, H, W]."""
-        return functional.relu(self.layers(x) + self.shortcut(x))
-
-
-def basic_block(channels: int) -> Residual:
-    """Two 3x3 convolutions."""
-    layers = nn.Sequential(conv_norm_relu(channels, channels), conv_norm(channels, channels))
-    return Residual(layers, nn.Identity())
 
 
 def bottleneck(channels_in: int) -> Residual:

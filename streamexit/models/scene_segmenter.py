@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from streamexit.errors import PipelineError
 from streamexit.models.arguments import require_whole, require_wholes
-from streamexit.models.blocks import conv_norm, conv_norm_relu, resize
+from streamexit.models.blocks import basic_block, conv_norm, resize
 from streamexit.models.efficientnet_lite import EncoderBlock, lite0_blocks
 from streamexit.models.network import Features, MultiExitNetwork, StageOutput
 from streamexit.preprocessing import Preprocessing
@@ -31,10 +31,10 @@ EIGHTH_BLOCK, SIXTEENTH_BLOCK = 5, 11
 """The last blocks at an eighth and a sixteenth."""
 
 
-def depthwise_norm_relu(channels: int, kernel: int) -> nn.Sequential:
+def depthwise_norm_relu(channels: int) -> nn.Sequential:
     """Depthwise and pointwise convolution of equal width, each normalised, ReLU behind the first."""
     return nn.Sequential(
-        nn.Conv2d(channels, channels, kernel, 1, kernel // 2, groups=channels, bias=False),
+        nn.Conv2d(channels, channels, 3, 1, 1, groups=channels, bias=False),
         nn.BatchNorm2d(channels),
         nn.ReLU(inplace=True),
         nn.Conv2d(channels, channels, 1, bias=False),
@@ -53,7 +53,7 @@ class Decoder(nn.Module):
     def __init__(self, channels_in: int, channels: int) -> None:
         super().__init__()
         self.project = conv_norm(channels_in, channels, size=1)
-        self.refine = depthwise_norm_relu(channels, 3)
+        self.refine = depthwise_norm_relu(channels)
 
     def forward(self, x: Tensor, stream: Tensor) -> Tensor:
         """The stream's new state [N, channels, h, w]."""
@@ -67,27 +67,13 @@ class Head(nn.Module):
     def __init__(self, channels: int, edge_channels: int, num_classes: int) -> None:
         super().__init__()
         self.narrow = conv_norm(channels, edge_channels, size=1)
-        self.refine = depthwise_norm_relu(edge_channels, 3)
+        self.refine = depthwise_norm_relu(edge_channels)
         self.classify = nn.Conv2d(edge_channels, num_classes, 1)
 
     def forward(self, stream: Tensor, edges: Tensor) -> Tensor:
         """[N, num_classes, H / 4, W / 4]."""
         y = functional.relu(resize(self.narrow(stream), edges.shape[2:]) + edges)
         return self.classify(functional.relu(y + self.refine(y)))  # type: ignore[no-any-return]
-
-
-class DenseBlock(nn.Module):
-    """Two dense 3x3 convolutions and a shortcut around them."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            conv_norm_relu(channels, channels), conv_norm(channels, channels)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, channels, H, W] to the same shape."""
-        return functional.relu(x + self.layers(x))
 
 
 class EdgeTrunk(nn.Module):
@@ -193,9 +179,9 @@ class LastStage(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.decoder = decoder
-        self.refine = DenseBlock(channels)
+        self.refine = basic_block(channels)
         self.narrow = conv_norm(channels, edge_channels, size=1)
-        self.sharpen = DenseBlock(edge_channels)
+        self.sharpen = basic_block(edge_channels)
         self.classify = nn.Conv2d(edge_channels, num_classes, 1)
 
     def forward(self, features: Features) -> StageOutput:
@@ -250,7 +236,7 @@ def build(
             LookAhead(
                 blocks[first].channels, ahead[first + 1 :], SIXTEENTH_BLOCK - first, channels
             ),
-            depthwise_norm_relu(channels, 3),
+            depthwise_norm_relu(channels),
             Head(channels, edge_channels, num_classes),
         )
     ]
