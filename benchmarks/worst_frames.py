@@ -41,7 +41,7 @@ def play(pipeline: Pipeline, file: Path, budget: float) -> list[ExitRecord]:
     )
     policy = load_policy(pipeline.policy_file(None), pipeline.costs.fractions)
     Replay(
-        {file.stem[:12]: source},
+        {file.stem[:24]: source},
         pipeline=pipeline,
         policy=policy,
         budget=Budget(budget),
