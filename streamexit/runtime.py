@@ -42,7 +42,11 @@ PATIENCE_SECONDS = 2.0
 """How long the streams wait for the broker at the start."""
 
 SHUT_DOWN_SECONDS = 1.1
-"""From the wish to stop to the end, whatever hangs."""
+"""From the wish to stop to the last word, whatever hangs."""
+
+LAST_BATCH_SECONDS = 10.0
+"""How long the end waits for the batch that is running: nothing can interrupt it, and a process that
+ends with a thread inside PyTorch is aborted."""
 
 
 class Node:
@@ -253,7 +257,8 @@ class Node:
             stream.reader.stop()
             stream.buffer.close()
         self._worker.stop()
-        await asyncio.to_thread(self._worker.join, SHUT_DOWN_SECONDS / 2)
+        if not await asyncio.to_thread(self._worker.join, SHUT_DOWN_SECONDS / 2):
+            self._worker.give_up()
         await asyncio.to_thread(self._join_readers, time.monotonic() + SHUT_DOWN_SECONDS / 8)
         await _end(ticker, deadline)
         self._stopping = True
@@ -266,6 +271,7 @@ class Node:
         if session:
             await asyncio.wait([session], timeout=max(0.1, deadline - time.monotonic()))
         await _end(session, deadline)
+        await asyncio.to_thread(self._worker.join, LAST_BATCH_SECONDS)
 
     async def _say_last_words(self, session: MqttSession, deadline: float) -> None:
         try:

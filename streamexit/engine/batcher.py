@@ -50,6 +50,11 @@ class Batcher(Generic[Row]):
         """When the first waiting row's time is up; None when nothing waits."""
         return min((q[0][0] + self._max_wait for q in self._queues if q), default=None)
 
+    def clear(self) -> None:
+        """Forget all rows."""
+        for queue in self._queues:
+            queue.clear()
+
     def __len__(self) -> int:
         return sum(map(len, self._queues))
 

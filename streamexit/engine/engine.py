@@ -82,6 +82,11 @@ class PipelineLane:
         """Hand a batch to the device."""
         return self.backend.submit(batch.stage, [row.state for row in batch.rows])
 
+    def clear(self) -> None:
+        """Forget all rows."""
+        self.batcher.clear()
+        self.in_flight.clear()
+
     @property
     def load(self) -> int:
         """Rows that wait for a stage or are in one."""
@@ -152,6 +157,15 @@ class Engine:
     def load(self) -> int:
         """Rows of all pipelines that wait for a stage or are in one."""
         return sum(lane.load for lane in self._lanes)
+
+    def drop_rest(self) -> None:
+        """Give up on every frame that has not been handed out; they count as dropped, `stopped`."""
+        for lane in self._lanes:
+            lane.clear()
+        for stream in self._streams:
+            if stream.open_rows:
+                stream.counters.drop("stopped", len(stream.open_rows))
+                stream.open_rows.clear()
 
     def check_integrity(self) -> None:
         """Every frame admitted is answered, dropped or in flight. Call it when idle.

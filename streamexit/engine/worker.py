@@ -72,6 +72,7 @@ class EngineWorker:
         self._on_failure = on_failure
         self._wake = threading.Event()
         self._stopping = False
+        self._given_up = False
         self._snapshot_due = 0.0
         self.snapshot = EngineSnapshot({}, 0, False)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -89,6 +90,10 @@ class EngineWorker:
         self._stopping = True
         self._wake.set()
 
+    def give_up(self) -> None:
+        """After `stop`: answer no more than the batch that is running; the rest counts as dropped."""
+        self._given_up = True
+
     def join(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the thread; whether it has ended."""
         if self._thread.ident is not None:
@@ -99,8 +104,9 @@ class EngineWorker:
         try:
             while not self._stopping:
                 self._turn()
-            while self._engine.step(flush=True):
+            while not self._given_up and self._engine.step(flush=True):
                 pass
+            self._engine.drop_rest()
             self._engine.check_integrity()
             self._take_snapshot()
         except Exception as error:  # the thread's edge: somebody has to hear of it

@@ -242,6 +242,36 @@ def test_node_sends_regions_and_masks(street: Path, tmp_path: Path) -> None:
     assert all(sum(one["counts"]) == 64 for one in runs)
 
 
+def test_node_stopped_in_the_middle_of_a_batch(tmp_path: Path) -> None:
+    """A batch of maps takes longer than a stop may: the end waits for it, and no frame is lost."""
+    content = {
+        "results_file": "results.jsonl",
+        "engine": {"max_batch": 32},
+        "pipelines": {"street": str(ROOT / "pipelines" / "street-segmentation")},
+        "streams": [
+            {
+                "id": "a",
+                "source": "synthetic:seed=1,frames=10000",
+                "pace": "fast",
+                "pipeline": "street",
+                "budget": {"fraction": 1.0},
+            }
+        ],
+    }
+    (tmp_path / "node.yaml").write_text(json.dumps(content), encoding="utf-8")
+    command = ["run", str(tmp_path / "node.yaml"), "--duration", "2s", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "streamexit", *command],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    stream = json.loads(done.stdout)["streams"]["a"]
+    assert stream["frames"] == stream["answered"] + sum(stream["dropped"].values())
+
+
 def test_replay_writes_each_map(street: Path, make_clip: MakeClip, tmp_path: Path) -> None:
     """`replay --mask png --out` gives the map of every frame, as the class of each pixel."""
     command = [

@@ -175,6 +175,21 @@ def test_books_balance_when_idle() -> None:
     assert len(rig.delivered) == 11
 
 
+def test_given_up_frames_are_counted() -> None:
+    """What is in the engine when it gives up is dropped as stopped, wherever it is; books balance."""
+    rig = Rig()
+    for scores in ((0, 90, 0), (90, 0, 0), (0, 0, 0), (90, 0, 0), (0, 0, 0)):
+        rig.admit("a", scores)
+    assert rig.engine.step()  # four rows; the second and the fourth have an answer, the first not
+    rig.engine.drop_rest()
+    counters = rig.streams["a"].counters
+    assert rig.delivered == []
+    assert counters.dropped == {"stopped": 5}
+    assert (rig.engine.load, counters.in_flight) == (0, 0)
+    rig.engine.check_integrity()
+    assert not rig.engine.step(flush=True)
+
+
 def test_lost_frame_is_noticed() -> None:
     """A frame that vanished from the queues is an integrity error, not a silence."""
     rig = Rig()
