@@ -41,12 +41,15 @@ TICK_SECONDS = 0.5
 PATIENCE_SECONDS = 2.0
 """How long the streams wait for the broker at the start."""
 
-SHUT_DOWN_SECONDS = 1.1
-"""From the wish to stop to the last word, whatever hangs."""
+ANSWER_SECONDS = 0.5
+"""How long the engine goes on answering what it holds, once it is to stop."""
 
 LAST_BATCH_SECONDS = 10.0
-"""How long the end waits for the batch that is running: nothing can interrupt it, and a process that
-ends with a thread inside PyTorch is aborted."""
+"""How long the end waits for the batch that is running then: nothing can interrupt it, and a process
+that ends with a thread inside PyTorch is aborted."""
+
+LAST_WORDS_SECONDS = 1.0
+"""From the engine's end to the node's, whatever hangs."""
 
 
 class Node:
@@ -55,6 +58,15 @@ class Node:
     Args:
         document: The configuration.
         on_problem: Called with one sentence for each stream or broker that fails.
+
+    Attributes:
+        boot_id: Of this run.
+        topics: Where it publishes.
+        session: With the broker; None without one.
+        broker: Its address; None without one, and before `run`.
+        streams: Attached, by id.
+        device: Where the networks run.
+        stopping: Whether the end has begun; a broker of the node's own ends with it.
 
     Raises:
         ConfigurationError: Before anything is started.
@@ -73,7 +85,7 @@ class Node:
         self._jsonl: JsonlSink | None = None
         self._started_at = time.time()
         self._failure: BaseException | None = None
-        self._stopping = False
+        self.stopping = False
         self._said: dict[str, str] = {}
         self._engine = Engine(self._deliver, clock=time.monotonic)
         self.streams: dict[str, AttachedStream] = {}
@@ -251,17 +263,18 @@ class Node:
         pump: asyncio.Task[None],
         session: asyncio.Task[None] | None,
     ) -> None:
-        """Sources first, then engine, then what it answered, then the broker; against one deadline."""
-        deadline = time.monotonic() + SHUT_DOWN_SECONDS
+        """Sources first, then engine, then what it answered, then the broker; each has its time."""
         for stream in self.streams.values():
             stream.reader.stop()
             stream.buffer.close()
         self._worker.stop()
-        if not await asyncio.to_thread(self._worker.join, SHUT_DOWN_SECONDS / 2):
+        if not await asyncio.to_thread(self._worker.join, ANSWER_SECONDS):
             self._worker.give_up()
-        await asyncio.to_thread(self._join_readers, time.monotonic() + SHUT_DOWN_SECONDS / 8)
+            await asyncio.to_thread(self._worker.join, LAST_BATCH_SECONDS)
+        deadline = time.monotonic() + LAST_WORDS_SECONDS
+        await asyncio.to_thread(self._join_readers, time.monotonic() + LAST_WORDS_SECONDS / 8)
         await _end(ticker, deadline)
-        self._stopping = True
+        self.stopping = True
         self._pump_wanted.set()
         await asyncio.wait([pump], timeout=(deadline - time.monotonic()) / 2)
         await _end(pump, deadline)
@@ -271,7 +284,6 @@ class Node:
         if session:
             await asyncio.wait([session], timeout=max(0.1, deadline - time.monotonic()))
         await _end(session, deadline)
-        await asyncio.to_thread(self._worker.join, LAST_BATCH_SECONDS)
 
     async def _say_last_words(self, session: MqttSession, deadline: float) -> None:
         try:
@@ -300,7 +312,7 @@ class Node:
         self._on_loop(self._pump_wanted.set)
 
     async def _pump(self) -> None:
-        while not self._stopping:
+        while not self.stopping:
             await self._pump_wanted.wait()
             self._pump_wanted.clear()
             while record := self._outbox.take():
@@ -402,7 +414,7 @@ class Node:
         lost: Counter[str] = Counter(self.session.lost if self.session else {})
         outbox = self._outbox.statistics()
         lost["queue_full"] += outbox.dropped
-        if self._stopping:
+        if self.stopping:
             lost["not_sent"] += outbox.length
         return {reason: count for reason, count in lost.items() if count}
 

@@ -13,7 +13,7 @@ import typer
 
 from streamexit.cli.formats import parse_duration
 from streamexit.cli.making import JsonOption
-from streamexit.errors import InputError
+from streamexit.errors import BrokerError, InputError
 
 if TYPE_CHECKING:
     from streamexit.runtime import Node
@@ -86,10 +86,14 @@ async def _subscribe(node: Node, received: dict[str, int], latest: dict[str, Any
 
     assert node.broker
     topic = node.topics.stream("+", "result")
-    async for _, payload, _ in subscribe(node.broker, topic):
-        latest.clear()
-        latest.update(jsonlib.loads(payload))
-        received[latest["stream"]] = received.get(latest["stream"], 0) + 1
+    try:
+        async for _, payload, _ in subscribe(node.broker, topic):
+            latest.clear()
+            latest.update(jsonlib.loads(payload))
+            received[latest["stream"]] = received.get(latest["stream"], 0) + 1
+    except BrokerError:
+        if not node.stopping:  # the broker is the node's own and ends with it
+            raise
 
 
 def demo_node(
