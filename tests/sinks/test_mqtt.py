@@ -117,6 +117,7 @@ def test_broker_comes_back(mosquitto: Mosquitto) -> None:
             await listener.until(TOPIC, b"online")
             await mqtt.publish_result("t/result", b"3")
             await listener.until("t/result", b"3")
+            await mqtt.drained()  # a subscriber may have it before the publisher is told
             await listener.close()
         assert mqtt.connections == 2
         assert mqtt.confirmed == 2
