@@ -2,9 +2,10 @@
 
 Records every exit of a segmentation pipeline on CamVid's validation and test parts, fits policies
 on the first, judges them on the second by the mIoU of the whole part, and compares them with what
-users do without policies: one exit for all frames, or the full network on every second or third frame, its
-map repeated on the others. The same on real video, where the full network's maps stand in for the
-truth. Writes docs/results-segmentation.md and the pipeline's card; no figure is typed by hand.
+users do without policies: one exit for all frames, or the full network on every second or third
+frame, its map repeated on the others. The same on real video, where the full network's maps stand in
+for the truth. Writes docs/results-segmentation.md and the pipeline's card; no figure is typed by
+hand.
 """
 
 from __future__ import annotations
@@ -343,22 +344,27 @@ def _lost(reached: Reached) -> str:
     return f"{lost:.2f} [{low:.2f}, {high:.2f}]"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def pipeline_and_data(description: str | None) -> tuple[Pipeline, Path]:
+    """What the command line names; the network then runs on one thread."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("pipeline", type=Path, nargs="?", default=PIPELINE)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    pipeline = load_pipeline(options.pipeline)
+    return load_pipeline(options.pipeline), options.data
+
+
+def main() -> None:
+    """Measure and write."""
+    pipeline, data = pipeline_and_data(__doc__)
     test, calibration = (
-        trace_of(pipeline, part, partial(record_part, pipeline, part, options.data))
+        trace_of(pipeline, part, partial(record_part, pipeline, part, data))
         for part in ("test", "calibration")
     )
     policies = under_policies(test, calibration)
     evidence = calibration.load(np.arange(len(calibration)))
-    videos = {name: on_video(pipeline, evidence, options.data / "videos" / name) for name in VIDEOS}
-    skipped = skipping(pipeline, options.data)
+    videos = {name: on_video(pipeline, evidence, data / "videos" / name) for name in VIDEOS}
+    skipped = skipping(pipeline, data)
     PAGE.write_text(page(pipeline, test, policies, skipped, videos), encoding="utf-8")
     (pipeline.folder / "README.md").write_text(card(pipeline, test, policies), encoding="utf-8")
     print(PAGE.read_text(encoding="utf-8"))

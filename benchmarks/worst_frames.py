@@ -7,7 +7,6 @@ full network says. Nothing is picked by hand.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,10 +14,10 @@ import cv2
 import numpy as np
 import torch
 
-from benchmarks.segmentation_table import PIPELINE, VIDEOS
+from benchmarks.segmentation_table import VIDEOS, pipeline_and_data
 from streamexit.drawing import Annotator
 from streamexit.exits import Budget, ExitRecord
-from streamexit.models.pipeline import Pipeline, load_pipeline
+from streamexit.models.pipeline import Pipeline
 from streamexit.preprocessing import Image
 from streamexit.replay import Replay
 from streamexit.scheduling.policy import load_policy
@@ -99,15 +98,10 @@ def rows(pipeline: Pipeline, file: Path) -> list[Image]:
     return drawn
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Play, choose, draw."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("pipeline", type=Path, nargs="?", default=PIPELINE)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    pipeline = load_pipeline(options.pipeline)
-    drawn = [row for name in VIDEOS for row in rows(pipeline, options.data / "videos" / name)]
+    pipeline, data = pipeline_and_data(__doc__)
+    drawn = [row for name in VIDEOS for row in rows(pipeline, data / "videos" / name)]
     picture = cv2.cvtColor(np.vstack(drawn), cv2.COLOR_RGB2BGR)
     cv2.imwrite(str(OUT), picture, [cv2.IMWRITE_JPEG_QUALITY, 80])
 

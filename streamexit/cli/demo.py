@@ -137,12 +137,9 @@ def shipped_pipelines() -> tuple[dict[str, Path], str]:
     because those weights come from data that may not be used commercially.
     """
     package = Path(__file__).resolve().parents[1]
-    rooms = (package / "pipelines", package.parent / "pipelines")
-    folders = {
-        name: next(room / name for room in rooms if (room / name).is_dir())
-        for name in (OBJECTS, SCENES)
-        if any((room / name).is_dir() for room in rooms)
-    }
+    inside = package / "pipelines"
+    room = inside if inside.is_dir() else package.parent / "pipelines"
+    folders = {name: room / name for name in (OBJECTS, SCENES) if (room / name).is_dir()}
     if SCENES in folders:
         return folders, ""
     return folders, (

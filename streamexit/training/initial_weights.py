@@ -69,7 +69,9 @@ def load_torchvision(network: MultiExitNetwork, spec: dict[str, Any]) -> None:
 
 
 def load_lite0_encoder(network: MultiExitNetwork) -> None:
-    """Fill every EfficientNet-Lite0 encoder of a network from the ImageNet weights of `PACKAGE` (Apache-2.0).
+    """Fill every EfficientNet-Lite0 encoder of a network from `PACKAGE`'s ImageNet weights.
+
+    They are under Apache-2.0.
 
     Raises:
         ConfigurationError: The package is not installed, or the network has no such encoder.

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from streamexit.calibration.collect import read_exits
+from streamexit.calibration.collect import exit_figures, read_exits
 from streamexit.calibration.compare import compare
 from streamexit.calibration.record import record_sources, record_trace
 from streamexit.config.load import load_configuration
@@ -35,6 +35,7 @@ from streamexit.scheduling.policy import load_policy
 from streamexit.sinks.video import VideoSink
 from streamexit.sources.source import Source
 from streamexit.testing import TOY_LABELS, ListSource, toy_pictures, write_toy_pipeline
+from streamexit.training.datasets import load_part
 from tests.conftest import ROOT, MakeClip
 
 
@@ -240,6 +241,17 @@ def test_node_sends_regions_and_masks(street: Path, tmp_path: Path) -> None:
         assert (result["answer"]["mask"] is not None) == (result["frame"] % 10 == 0)
     runs = results[0]["answer"]["mask"]["rle"]
     assert all(sum(one["counts"]) == 64 for one in runs)
+
+
+def test_shipped_pipeline_knows_streets(data: Path) -> None:
+    """On a few test pictures every exit of what ships is right on most pixels, the last the most."""
+    pipeline = load_pipeline(ROOT / "pipelines" / "street-segmentation")
+    pictures = load_part("camvid", data, "test", calibration_size=None)
+    few = pictures.subset(np.arange(0, len(pictures.labels), 20))
+    figures = exit_figures(pipeline.network, pipeline.build_task(), few)
+    assert [f["pixel_accuracy"] > 0.8 for f in figures] == [True] * 4
+    assert figures[0]["miou"] < figures[-1]["miou"]
+    assert figures[-1]["miou"] > 0.55
 
 
 def test_node_stopped_in_the_middle_of_a_batch(tmp_path: Path) -> None:
