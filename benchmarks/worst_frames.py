@@ -12,7 +12,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
 from benchmarks.segmentation_table import VIDEOS, pipeline_and_data
 from streamexit.drawing import Annotator
@@ -44,7 +43,6 @@ def play(pipeline: Pipeline, file: Path, budget: float) -> list[ExitRecord]:
         pipeline=pipeline,
         policy=policy,
         budget=Budget(budget),
-        device=torch.device("cpu"),
         on_record=records.append,
     ).run()
     return records
@@ -93,7 +91,7 @@ def rows(pipeline: Pipeline, file: Path) -> list[Image]:
                 window=1,
                 preprocessing=pipeline.network.preprocessing,
             )
-            pair.append(cv2.resize(draw(pictures[i], records[i]), (WIDTH, HEIGHT)))
+            pair.append(cv2.resize(draw(np.asarray(pictures[i]), records[i]), (WIDTH, HEIGHT)))
         drawn.append(np.hstack(pair).astype(np.uint8))
     return drawn
 

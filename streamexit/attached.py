@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from streamexit.budget.controller import BudgetStatus
 from streamexit.exits import ExitRecord
+from streamexit.frame import Decoder
 from streamexit.metrics import StreamCounters
 from streamexit.planning import PlannedStream
 from streamexit.queues import FrameBuffer
@@ -39,6 +40,7 @@ class AttachedStream:
         fps: Answers per second over the last tick.
         last_label: Latest answer.
         last_result_at: Unix time of it.
+        decoder: Of the latest answer's frame.
         exit_counts: How many frames left at each exit, since the start.
     """
 
@@ -52,6 +54,7 @@ class AttachedStream:
     fps: float = 0.0
     last_label: str = ""
     last_result_at: float | None = None
+    decoder: Decoder = "software"
     exit_counts: Counter[int] = field(default_factory=Counter)
     _ticked: tuple[float, int] = (0.0, 0)
 
@@ -71,6 +74,7 @@ class AttachedStream:
         """Take account of an answer; whether it differs from the one before."""
         self.last_result_at = now
         self.exit_counts[record.exit] += 1
+        self.decoder = record.frame.decoder
         label, _ = record.prediction.headline
         changed = label != self.last_label
         self.last_label = label
@@ -85,7 +89,7 @@ class AttachedStream:
     def mean_fraction(self) -> float | None:
         """Mean cost since the start, as a share of the full network's."""
         total = self.exit_counts.total()
-        fractions = self.plan.pipeline.costs.fractions
+        fractions = self.plan.costs.fractions
         spent = sum(fractions[k] * n for k, n in self.exit_counts.items())
         return spent / total if total else None
 
@@ -107,7 +111,7 @@ class AttachedStream:
             message=self.state.message,
             since=timestamp(self.since),
             fps=round(self.fps, 2),
-            decoder="software",
+            decoder=self.decoder,
             reconnects=self.counters.reconnects,
             frames=self.counters.frames,
             answered=self.counters.answered,
@@ -128,5 +132,5 @@ class AttachedStream:
             exit_shares=list(status.exit_shares),
             thresholds=wire_thresholds(status.thresholds),
             thresholds_version=status.version,
-            full_cost=Cost(value=self.plan.pipeline.costs.full, unit="gflops"),
+            full_cost=Cost(value=self.plan.costs.full, unit=self.plan.costs.unit),
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from streamexit.errors import BudgetError, PipelineError
 from streamexit.frame import FrameInfo
@@ -24,11 +25,12 @@ class CostTable:
     """Cumulative cost to leave at each exit, heads of passed exits included.
 
     Attributes:
-        unit: What the numbers are; "gflops" counts one multiply-add as 2 FLOPs.
+        unit: What the numbers are; "gflops" counts one multiply-add as 2 FLOPs; "milliseconds" are
+            those of a profiled device.
         per_exit: [K], positive and strictly rising.
     """
 
-    unit: str
+    unit: Literal["gflops", "milliseconds"]
     per_exit: tuple[float, ...]
 
     def __post_init__(self) -> None:
@@ -44,6 +46,10 @@ class CostTable:
         """Cost of a frame that goes all the way."""
         return self.per_exit[-1]
 
+    def of_stage(self, k: int) -> float:
+        """Cost of stage k alone."""
+        return self.per_exit[k] - (self.per_exit[k - 1] if k else 0.0)
+
     @property
     def fractions(self) -> tuple[float, ...]:
         """`per_exit` as shares of the full network; the last is 1."""
@@ -56,13 +62,14 @@ class Budget:
 
     Attributes:
         amount: In `unit`, positive.
-        unit: "fraction" (of the full network) or "gflops_per_frame".
+        unit: "fraction" (of the full network's GFLOPs), "gflops_per_frame", or
+            "milliseconds_per_frame" (of a profiled device).
     """
 
     amount: float
     unit: str = "fraction"
 
-    UNITS = ("fraction", "gflops_per_frame")
+    UNITS = ("fraction", "gflops_per_frame", "milliseconds_per_frame")
 
     def __post_init__(self) -> None:
         if self.unit not in self.UNITS:
@@ -89,8 +96,13 @@ class Budget:
             raise BudgetError(f"budget: {text!r} is not of the form fraction=0.4")
         return cls(amount, unit.strip())
 
+    @property
+    def cost_unit(self) -> str:
+        """Unit of the cost table that this budget is held by."""
+        return "milliseconds" if self.unit == "milliseconds_per_frame" else "gflops"
+
     def as_fraction(self, costs: CostTable) -> float:
-        """This budget as a share of the full network's cost."""
+        """This budget as a share of the full network's cost, in a table of `cost_unit`."""
         return self.amount if self.unit == "fraction" else self.amount / costs.full
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from streamexit.preprocessing import Image
+
+Decoder = Literal["software", "nvdec"]
 
 
 @dataclass(slots=True)
@@ -24,6 +28,7 @@ class FrameInfo:
         epoch: How often the source was reconnected before this frame.
         dropped_before: Frames lost between the previous frame and this one.
         size: Width and height of the picture before it was scaled, in pixels, where known.
+        decoder: What decoded it.
     """
 
     stream_id: str
@@ -34,6 +39,7 @@ class FrameInfo:
     epoch: int = 0
     dropped_before: int = 0
     size: tuple[int, int] | None = None
+    decoder: Decoder = "software"
 
 
 @dataclass(slots=True)
@@ -42,11 +48,12 @@ class Frame:
 
     Attributes:
         info: See `FrameInfo`.
-        image: uint8 [H, W, 3], RGB, at the network's input size; always on the CPU.
+        image: uint8 [H, W, 3], RGB, at the network's input size; a tensor on the GPU if that
+            decoded it.
     """
 
     info: FrameInfo
-    image: Image
+    image: Image | Tensor
 
     def __repr__(self) -> str:
         height, width = self.image.shape[:2]

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from decimal import ROUND_UP, Decimal
+from importlib.util import find_spec
 
-from streamexit.backends.torch_backend import pick_device
+import torch
+
+from streamexit.backends.opening import BackendOptions, device_costs
 from streamexit.config.schema import NodeConfiguration, StreamSection
 from streamexit.documents import Document
 from streamexit.errors import ConfigurationError, PipelineError, SourceError
+from streamexit.exits import CostTable
 from streamexit.models.pipeline import Pipeline, load_pipeline
 from streamexit.scheduling.policy import ExitPolicy, load_policy
+from streamexit.scheduling.thresholds import ThresholdTable
+from streamexit.sources.cuda_converter import load_cupy
 from streamexit.sources.joined import JoinedSource
 from streamexit.sources.opening import open_source
 from streamexit.sources.source import Source
 from streamexit.wire.maps import MapEncoder, MaskOptions
+
+UNIT_WORDS = {"gflops": "GFLOPs", "milliseconds": "ms"}
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,8 @@ class PlannedStream:
         section: From the configuration.
         pipeline: Loaded.
         policy: Loaded.
+        costs: What its budget counts: GFLOPs, or milliseconds of the device.
+        table: The policy's thresholds, by these costs.
         fraction: Its budget, as a share of the full network's cost.
         source: Not yet opened.
         maps: What of segmentation maps is sent; None for tasks without maps.
@@ -33,6 +43,8 @@ class PlannedStream:
     section: StreamSection
     pipeline: Pipeline
     policy: ExitPolicy
+    costs: CostTable
+    table: ThresholdTable
     fraction: float
     source: Source
     maps: MapEncoder | None = None
@@ -45,10 +57,7 @@ def plan_streams(document: Document[NodeConfiguration]) -> list[PlannedStream]:
         ConfigurationError: Names file, line, key path, value and remedy.
     """
     base = document.path.parent
-    try:
-        pick_device(document.value.engine.device)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{document.where('engine', 'device')}: {error}") from error
+    plan_backend(document)
     pipelines: dict[str, Pipeline] = {}
     for name, folder in document.value.pipelines.items():
         try:
@@ -61,20 +70,68 @@ def plan_streams(document: Document[NodeConfiguration]) -> list[PlannedStream]:
     ]
 
 
+def plan_backend(document: Document[NodeConfiguration]) -> BackendOptions:
+    """What the networks run on, every "auto" decided.
+
+    Raises:
+        ConfigurationError: This machine does not have it.
+    """
+    engine = document.value.engine
+    options = BackendOptions(
+        kind=engine.backend,
+        device=engine.device,
+        precision=engine.precision,
+        batch=engine.batch,
+        max_batch=engine.max_batch,
+    )
+    try:
+        return options.resolve()
+    except ConfigurationError as error:
+        field = str(error).partition(":")[0]
+        raise ConfigurationError(f"{document.where('engine', field)}: {error}") from error
+
+
+def plan_decoder(document: Document[NodeConfiguration]) -> int | None:
+    """The GPU that decodes; None decodes in software.
+
+    Raises:
+        ConfigurationError: NVDEC is asked for where networks do not run on a GPU, or without CuPy.
+    """
+    wanted, device = document.value.engine.decoder, plan_backend(document).device
+    index = torch.device(device).index or 0 if device.startswith("cuda") else None
+    if wanted == "software" or (wanted == "auto" and (index is None or not find_spec("cupy"))):
+        return None
+    try:
+        if index is None:
+            raise ConfigurationError(f"decoder: nvdec goes with a CUDA device, not with {device}")
+        load_cupy()
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{document.where('engine', 'decoder')}: {error}") from error
+    return index
+
+
 def _plan_stream(
     document: Document[NodeConfiguration], i: int, pipeline: Pipeline
 ) -> PlannedStream:
     section = document.value.streams[i]
+    budget = section.budget.build()
     costs = pipeline.costs
-    fraction = section.budget.build().as_fraction(costs)
+    if budget.cost_unit == "milliseconds":
+        try:
+            costs = device_costs(pipeline.folder, plan_backend(document))
+        except PipelineError as error:
+            raise ConfigurationError(
+                f"{document.where('streams', i, 'budget')}: {error}"
+            ) from error
+    fraction = budget.as_fraction(costs)
     if fraction < costs.fractions[0]:
         raise ConfigurationError(
             f"{document.where('streams', i, 'budget')}: {fraction:.4g} of the full network is out "
             f"of reach; leaving at the first exit already costs {_up(costs.fractions[0])} "
-            f"({_up(costs.per_exit[0])} GFLOPs). Raise the budget to at least that"
+            f"({_up(costs.per_exit[0])} {UNIT_WORDS[costs.unit]}). Raise the budget to at least that"
         )
     try:
-        policy = load_policy(pipeline.policy_file(section.policy), costs.fractions)
+        policy = load_policy(pipeline.policy_file(section.policy), pipeline.costs.fractions)
     except PipelineError as error:
         raise ConfigurationError(f"{document.where('streams', i, 'policy')}: {error}") from error
     try:
@@ -84,6 +141,8 @@ def _plan_stream(
             labels=pipeline.labels,
             base=document.path.parent,
             rate=section.rate,
+            frame_rate=section.frame_rate,
+            gpu=plan_decoder(document),
         )
     except SourceError as error:
         raise ConfigurationError(f"{document.where('streams', i, 'source')}: {error}") from error
@@ -94,7 +153,8 @@ def _plan_stream(
     if section.loop:
         source = JoinedSource([source], repeat=True)
     maps = _plan_maps(document, i, pipeline)
-    return PlannedStream(section, pipeline, policy, fraction, source, maps)
+    table = policy.table if costs is pipeline.costs else policy.table.costing(costs.fractions)
+    return PlannedStream(section, pipeline, policy, costs, table, fraction, source, maps)
 
 
 def _plan_maps(

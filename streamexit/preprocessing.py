@@ -9,13 +9,14 @@ H, W: rows and columns of the network's input.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 Image = NDArray[np.uint8]
@@ -26,6 +27,19 @@ Triple = tuple[float, float, float]
 FILTER = int(Interpolation.AREA) | int(Interpolation.FULL_CHR_H_INT)
 """Area averaging, chroma too: by default swscale halves the chroma of what it scales, and a small
 picture would lose its fine colours when it comes from a video but not when it comes from a file."""
+
+ITU_601 = 5
+
+LUMA_WEIGHTS = {
+    1: (0.2126, 0.0722),
+    4: (0.30, 0.11),
+    ITU_601: (0.299, 0.114),
+    6: (0.299, 0.114),
+    7: (0.212, 0.087),
+    9: (0.2627, 0.0593),
+    10: (0.2627, 0.0593),
+}
+"""Colour space -> shares of red and blue in luma: BT.709, FCC, BT.601, SMPTE 240M, BT.2020."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +122,11 @@ class Overlap(NamedTuple):
 
 
 class InputConverter:
-    """Colour conversion and resize in one step of libswscale; one instance per stream.
+    """Colour conversion and resize on the decoded picture; one instance per stream.
 
-    No full-resolution RGB copy is made: FFmpeg converts and scales in the same pass.
+    No full-resolution RGB copy is made. Of a YUV picture FFmpeg scales the planes, and the colour
+    matrix is applied to the small result: that is faster than swscale's way to RGB with whole chroma,
+    and says the same but for rounding.
 
     Args:
         preprocessing: What the network wants; None leaves pictures at their own size.
@@ -125,15 +141,13 @@ class InputConverter:
         p = self._preprocessing
         own_size = (picture.width, picture.height)
         width, height = own_size if p is None else p.scaled_size(*own_size)
-        small = self._reformatter.reformat(
-            picture, width=width, height=height, format="rgb24", interpolation=FILTER, threads=1
-        ).to_ndarray()
+        scale = self._scaled_yuv if _is_yuv(picture) else self._scaled_rgb
         if p is None:
-            return np.ascontiguousarray(small)
+            return scale(picture, width, height, _WHOLE)
         overlap = p.overlap(*own_size)
-        shown = small[overlap.of_picture]
+        shown = scale(picture, width, height, overlap.of_picture)
         if shown.shape[:2] == (p.height, p.width):
-            return np.ascontiguousarray(shown)
+            return shown
         image = np.zeros((p.height, p.width, 3), np.uint8)
         image[overlap.of_input] = shown
         return image
@@ -144,3 +158,74 @@ class InputConverter:
         if p is None or rgb.shape[:2] == (p.height, p.width):
             return rgb
         return self(VideoFrame.from_ndarray(rgb, format="rgb24"))
+
+    def _scaled_rgb(
+        self, picture: VideoFrame, width: int, height: int, part: tuple[slice, slice]
+    ) -> Image:
+        small = self._reformatter.reformat(
+            picture, width=width, height=height, format="rgb24", interpolation=FILTER, threads=1
+        )
+        return np.ascontiguousarray(small.to_ndarray()[part])
+
+    def _scaled_yuv(
+        self, picture: VideoFrame, width: int, height: int, part: tuple[slice, slice]
+    ) -> Image:
+        full_range = is_full_range(picture)
+        luma_range = ColorRange.JPEG if full_range else ColorRange.MPEG
+        small = self._reformatter.reformat(
+            picture,
+            width=width,
+            height=height,
+            format="yuv444p",
+            interpolation=FILTER,
+            src_color_range=luma_range,
+            dst_color_range=luma_range,
+            threads=1,
+        )
+        planes = [
+            np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[
+                :height, :width
+            ][part]
+            for plane in small.planes
+        ]
+        matrix = colour_matrix(picture.colorspace, full_range=full_range)
+        return cv2.transform(cv2.merge(planes), matrix).astype(np.uint8, copy=False)
+
+
+_WHOLE = (slice(None), slice(None))
+
+
+def _is_yuv(picture: VideoFrame) -> bool:
+    """Whether luma and two chroma planes, and nothing else, make the picture."""
+    return picture.format.name.startswith(("yuv", "nv")) and len(picture.format.components) == 3
+
+
+def is_full_range(picture: VideoFrame) -> bool:
+    """Whether luma goes from 0 to 255 (as in JPEG), not from 16 to 235 (ITU-R BT.601, 2.5.3)."""
+    return picture.color_range == ColorRange.JPEG or picture.format.name.startswith("yuvj")
+
+
+@functools.cache
+def colour_matrix(colorspace: int, *, full_range: bool) -> NDArray[np.float64]:
+    """From YUV to RGB, both in 0..255.
+
+    Args:
+        colorspace: As FFmpeg counts (ITU-T H.273, table 4); what is unspecified counts as BT.601,
+            as with swscale.
+        full_range: See `is_full_range`.
+
+    Returns:
+        float64 [3, 4]: coefficients of Y, U, V and 1, per row R, G, B.
+    """
+    red, blue = LUMA_WEIGHTS.get(colorspace, LUMA_WEIGHTS[ITU_601])
+    green = 1 - red - blue
+    chroma = np.array(
+        [
+            [0, 2 * (1 - red)],
+            [-2 * (1 - blue) * blue / green, -2 * (1 - red) * red / green],
+            [2 * (1 - blue), 0],
+        ]
+    )
+    luma_scale, chroma_scale, black = (1, 1, 0) if full_range else (255 / 219, 255 / 224, 16)
+    linear = np.column_stack([np.full(3, luma_scale), chroma * chroma_scale])
+    return np.column_stack([linear, -linear @ np.array([black, 128, 128])])

@@ -139,7 +139,7 @@ class Outbox:
 
     Args:
         capacity: In results.
-        wake: Called after each put; must be safe to call from any thread.
+        wake: Called when there is something again after there was nothing; must be safe to call from any thread.
     """
 
     def __init__(self, *, capacity: int, wake: Callable[[], None]) -> None:
@@ -153,12 +153,14 @@ class Outbox:
     def put(self, record: ExitRecord) -> None:
         """Add a result; never waits."""
         with self._lock:
+            was_empty = not self._records
             if len(self._records) >= self._capacity:
                 self._records.popleft()
                 self._dropped += 1
             self._records.append(record)
             self._peak = max(self._peak, len(self._records))
-        self._wake()
+        if was_empty:  # else whoever takes has not yet seen the end
+            self._wake()
 
     def take(self) -> ExitRecord | None:
         """The oldest result, or None when there is none right now."""

@@ -14,9 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
-from streamexit.backends.torch_backend import TorchBackend
+from streamexit.backends.opening import BackendOptions, open_backend
 from streamexit.budget.controller import BudgetController, BudgetState
 from streamexit.engine.engine import Engine, PipelineLane, StreamLane
 from streamexit.errors import InputError
@@ -33,6 +31,9 @@ from streamexit.tasks.readout import Tally
 
 MAX_WAIT_SECONDS = 2.0
 """Virtual. Latency does not matter in a replay, so batches may take their time to fill."""
+
+REPLAY_OPTIONS = BackendOptions(batch=4)
+"""Of a fixed batch size: a measured one could change from run to run, and with it the last bits."""
 
 BUFFER_FRAMES = 64
 JOIN_SECONDS = 0.5
@@ -96,8 +97,7 @@ class Replay:
         policy: Which exit policy.
         budget: Of each stream.
         window: In frames.
-        device: Where the network runs.
-        max_batch: Rows per batch.
+        options: Where the network runs, and with how many rows at a time.
         agreement: Also run every frame to the last exit, outside the budget, and compare.
         on_record: Called with each answer, in frame order per stream.
 
@@ -116,31 +116,33 @@ class Replay:
         pipeline: Pipeline,
         policy: ExitPolicy,
         budget: Budget,
-        device: torch.device,
+        options: BackendOptions = REPLAY_OPTIONS,
         window: int = 300,
-        max_batch: int = 32,
         agreement: bool = False,
         on_record: Callable[[ExitRecord], None] = lambda record: None,
     ) -> None:
         for stream_id, source in sources.items():
             if source.live:
                 raise InputError(f"{stream_id}: a live source cannot be replayed; record it first")
+        if budget.cost_unit != pipeline.costs.unit:
+            raise InputError(
+                f"budget.{budget.unit}: a replay counts GFLOPs, which are the same everywhere; give "
+                "fraction or gflops_per_frame"
+            )
         self._pipeline = pipeline
         self._task = pipeline.build_task()
         self._window = window
         self._budget = budget.as_fraction(pipeline.costs)
         self._table = policy.table
         self._on_record = on_record
-        backend = TorchBackend(
-            pipeline.network, self._task, policy.scorer, device=device, max_batch=max_batch
-        )
+        backend = open_backend(pipeline.network, self._task, policy.scorer, options)
         self._now = 0.0
         self._engine = Engine(self._record, clock=lambda: self._now)
         self._full_engine = Engine(self._compare, clock=lambda: self._now) if agreement else None
         self._overall = self._judge()
         self.interrupted = False
-        self._lane = PipelineLane(backend, self._task, pipeline.costs, max_wait=MAX_WAIT_SECONDS)
-        self._full = PipelineLane(backend, self._task, pipeline.costs, max_wait=MAX_WAIT_SECONDS)
+        self._lane = PipelineLane(backend, self._task, pipeline.costs)
+        self._full = PipelineLane(backend, self._task, pipeline.costs)
         self._streams = {name: self._stream(name, source) for name, source in sources.items()}
         self.seconds = 0.0
 
@@ -197,13 +199,17 @@ class Replay:
         full_lane = None
         if self._full_engine:
             endless = BudgetController(self._table, budget=1.0)
-            full_lane = self._full_engine.add_stream(name, self._full, endless, StreamCounters())
+            full_lane = self._full_engine.add_stream(
+                name, self._full, endless, StreamCounters(), max_wait=MAX_WAIT_SECONDS
+            )
         return _Stream(
             name,
             counters,
             buffer,
             Reader(name, source, buffer, on_state=self._watch(name), wall_clock=None),
-            self._engine.add_stream(name, self._lane, controller, counters),
+            self._engine.add_stream(
+                name, self._lane, controller, counters, max_wait=MAX_WAIT_SECONDS
+            ),
             full_lane,
             controller,
             self._judge(),

@@ -7,6 +7,7 @@ meet in `queues` only.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
 from collections import Counter
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from streamexit.attached import AttachedStream
-from streamexit.backends.torch_backend import TorchBackend, pick_device
+from streamexit.backends.opening import open_backend
 from streamexit.budget.controller import BudgetController, BudgetStatus
 from streamexit.config.schema import MqttSection, NodeConfiguration
 from streamexit.documents import Document
@@ -26,7 +27,7 @@ from streamexit.engine.worker import EngineWorker, Feed
 from streamexit.errors import OperationError
 from streamexit.exits import ExitRecord
 from streamexit.metrics import StreamCounters
-from streamexit.planning import PlannedStream, plan_streams
+from streamexit.planning import PlannedStream, plan_backend, plan_streams
 from streamexit.queues import FrameBuffer, Outbox
 from streamexit.sinks.broker import EmbeddedBroker
 from streamexit.sinks.jsonl import JsonlSink
@@ -35,6 +36,10 @@ from streamexit.sources.reader import Reader, StreamState
 from streamexit.wire.encoding import ResultEncoder
 from streamexit.wire.messages import MESSAGES, Info, Message, Stats, timestamp
 from streamexit.wire.topics import Topics
+
+PATIENT_SECONDS = 1.0
+"""How long a frame of a recording that is read as fast as possible waits for a full batch: nobody
+waits for it, and half-empty batches would cost everybody."""
 
 OUTBOX_RESULTS = 4000
 TICK_SECONDS = 0.5
@@ -65,6 +70,7 @@ class Node:
         session: With the broker; None without one.
         broker: Its address; None without one, and before `run`.
         streams: Attached, by id.
+        lanes: Of the engine, one per pipeline and policy.
         device: Where the networks run.
         stopping: Whether the end has begun; a broker of the node's own ends with it.
 
@@ -93,14 +99,15 @@ class Node:
         self._worker = EngineWorker(
             self._engine,
             self._feeds,
-            most_rows=4 * self._configuration.engine.max_batch,
             hold_recordings=lambda: self._outbox.crowded,
             clock=time.monotonic,
             on_failure=self._fail,
         )
         self._outbox = Outbox(capacity=OUTBOX_RESULTS, wake=self._wake_pump)
         self.device = ""
-        self._build(plan_streams(document))
+        plans = plan_streams(document)
+        self._backend_options = plan_backend(document)
+        self._build(plans)
 
     @property
     def budgets(self) -> dict[str, BudgetStatus]:
@@ -154,20 +161,15 @@ class Node:
             if key not in lanes:
                 lanes[key] = self._lane(plan)
             self._add(plan, lanes[key])
+        self.lanes = list(lanes.values())
 
     def _lane(self, plan: PlannedStream) -> PipelineLane:
-        settings = self._configuration.engine
         task = plan.pipeline.build_task()
-        backend = TorchBackend(
-            plan.pipeline.network,
-            task,
-            plan.policy.scorer,
-            device=pick_device(settings.device),
-            max_batch=settings.max_batch,
+        backend = open_backend(
+            plan.pipeline.network, task, plan.policy.scorer, self._backend_options
         )
         self.device = backend.device
-        max_wait = settings.max_wait_ms / 1000
-        return PipelineLane(backend, task, plan.pipeline.costs, max_wait=max_wait)
+        return PipelineLane(backend, task, plan.pipeline.costs)
 
     def _add(self, plan: PlannedStream, lane: PipelineLane) -> None:
         stream_id = plan.section.id
@@ -178,12 +180,19 @@ class Node:
             counters=counters,
             wake=self._worker.wake,
         )
-        controller = BudgetController(
-            plan.policy.table, budget=plan.fraction, window=plan.section.window
+        controller = BudgetController(plan.table, budget=plan.fraction, window=plan.section.window)
+        section, settings = plan.section, self._configuration.engine
+        hurried = plan.source.live or section.pace == "realtime"
+        engine_lane = self._engine.add_stream(
+            stream_id,
+            lane,
+            controller,
+            counters,
+            max_wait=settings.max_wait_ms / 1000 if hurried else PATIENT_SECONDS,
+            costs=plan.costs,
+            deadline=section.deadline_ms / 1000 if hurried else math.inf,
         )
-        self._feeds.append(
-            Feed(self._engine.add_stream(stream_id, lane, controller, counters), buffer)
-        )
+        self._feeds.append(Feed(engine_lane, buffer))
         reader = Reader(
             stream_id,
             plan.source,
@@ -197,6 +206,7 @@ class Node:
             pipeline=plan.pipeline.name,
             num_exits=len(plan.pipeline.costs.per_exit),
             maps=plan.maps,
+            cost_unit=plan.costs.unit,
         )
         stream = AttachedStream(plan, counters, buffer, reader, encode, since=self._started_at)
         self.streams[stream_id] = stream
@@ -323,6 +333,8 @@ class Node:
         stream_id, now = record.frame.stream_id, time.time()
         stream = self.streams[stream_id]
         changed = stream.note(record, now)
+        if not (self._jsonl or self.session):
+            return
         message = stream.encode(record, now)
         if self._jsonl:
             self._jsonl.write(message)

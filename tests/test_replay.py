@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from streamexit.backends.opening import BackendOptions
 from streamexit.errors import InputError, SourceError
 from streamexit.exits import Budget, ExitRecord
 from streamexit.models.pipeline import load_pipeline
@@ -32,7 +33,7 @@ def replay(
     policy: str | None = None,
     agreement: bool = False,
     device: torch.device = CPU,
-    max_batch: int = 32,
+    batch: int = 32,
 ) -> tuple[Replay, list[ExitRecord]]:
     """Run to the end."""
     pipeline = load_pipeline(pipeline_folder)
@@ -42,9 +43,8 @@ def replay(
         pipeline=pipeline,
         policy=load_policy(pipeline.policy_file(policy), pipeline.costs.fractions),
         budget=Budget(budget),
-        device=device,
+        options=BackendOptions(device=str(device), batch=batch),
         agreement=agreement,
-        max_batch=max_batch,
         on_record=records.append,
     )
     run.run()

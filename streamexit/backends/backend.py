@@ -22,7 +22,7 @@ class StageResult:
 
     Attributes:
         scores: [N], exit scores on the host.
-        answer: For `Task.prediction`.
+        answer: For `Task.prediction`; good until the next batch is submitted.
         states: [N], what each row carries on if it stays; empty after the last stage.
     """
 
@@ -34,6 +34,11 @@ class StageResult:
 class Pending(Protocol):
     """A batch that was handed to the device."""
 
+    @property
+    def done(self) -> bool:
+        """Whether `result` would return at once."""
+        ...
+
     def result(self) -> StageResult:
         """Wait until it is done."""
         ...
@@ -44,16 +49,23 @@ class Backend(Protocol):
 
     Attributes:
         num_stages: K.
-        max_batch: Rows per batch at most.
-        depth: Batches that may be in flight at once.
-        device: For people.
+        sizes: Rows of a full batch, per stage; `submit` takes any number up to that.
+        depth: Batches that may be in flight at once, so that the device never waits for a decision.
+        device: For people: where, with what, how precisely.
     """
 
     num_stages: int
-    max_batch: int
+    sizes: tuple[int, ...]
     depth: int
     device: str
 
     def submit(self, stage: int, states: Sequence[RowState]) -> Pending:
-        """Start stage `stage` on a batch; batches are finished in the order of submission."""
+        """Start stage `stage` on a batch; batches are asked for in the order of submission.
+
+        The states are used up: what they held on the device may be overwritten.
+        """
+        ...
+
+    def release(self, states: Sequence[RowState]) -> None:
+        """Give back what rows held that will not go to another stage."""
         ...

@@ -1,4 +1,4 @@
-"""The PyTorch backend: stages run eagerly on CPU or CUDA."""
+"""The PyTorch backend: stages run eagerly, or compiled by TorchInductor, on CPU or CUDA."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from streamexit.backends.backend import Pending, RowState, StageResult
+from streamexit.backends.devices import title
 from streamexit.backends.scored_stage import ScoredOutput, ScoredStage
-from streamexit.errors import ConfigurationError
 from streamexit.models.network import MultiExitNetwork
 from streamexit.scheduling.scorers import Scorer
 from streamexit.tasks.readout import Task, to_host
@@ -20,12 +20,15 @@ from streamexit.tasks.readout import Task, to_host
 class TorchBackend:
     """See `Backend`.
 
+    A batch that does not fit into the device's memory is run in halves, then and from then on.
+
     Args:
         network: Moved to `device`.
         task: Reads the logits.
         scorer: Moved to `device`.
         device: From `pick_device`.
-        max_batch: Rows per batch at most.
+        sizes: Rows of a full batch, per stage.
+        compiled: Compile the stages with TorchInductor: seconds to minutes at the first batch.
     """
 
     def __init__(
@@ -35,61 +38,83 @@ class TorchBackend:
         scorer: Scorer,
         *,
         device: torch.device,
-        max_batch: int = 32,
+        sizes: Sequence[int],
+        compiled: bool = False,
     ) -> None:
         network = network.to(device).to(memory_format=torch.channels_last).eval()
         scorer = scorer.to(device).eval()
         self.num_stages = network.num_exits
-        self.max_batch = max_batch
+        self.sizes = tuple(sizes)
         self.depth = 1 if device.type == "cpu" else 2
-        self.device = _describe(device)
+        kind = "torch-compiled" if compiled else "torch"
+        self.device = title(kind, device, "float32")
+        self.notes: list[str] = []
+        self._fitting = list(self.sizes)
         self._device = device
-        self._stages = [ScoredStage(network, task, scorer, k) for k in range(self.num_stages)]
+        stages: list[nn.Module] = [
+            ScoredStage(network, task, scorer, k) for k in range(self.num_stages)
+        ]
+        self._stages = [torch.compile(s, dynamic=True) if compiled else s for s in stages]
 
     def submit(self, stage: int, states: Sequence[RowState]) -> Pending:
         """See `Backend`. On CUDA this returns as soon as the kernels are queued."""
+        parts: list[ScoredOutput] = []
+        left = list(states)
+        while left:
+            part = left[: self._fitting[stage]]
+            try:
+                parts.append(self._run(stage, part))
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise
+                self._shrink(stage, len(part) // 2)
+                continue
+            left = left[len(part) :]
+        return _TorchPending(parts, self._device)
+
+    def release(self, states: Sequence[RowState]) -> None:
+        """Nothing: tensors go when nobody holds them."""
+
+    def _run(self, stage: int, states: Sequence[RowState]) -> ScoredOutput:
         with torch.inference_mode():
-            return _TorchPending(self._stages[stage](self._gather(stage, states)))
+            output = self._stages[stage](self._gather(stage, states))
+        assert isinstance(output, ScoredOutput)
+        return output
 
     def _gather(self, stage: int, states: Sequence[RowState]) -> tuple[Tensor, ...]:
         if stage == 0:
             return (torch.from_numpy(np.stack(states)).to(self._device),)
         return tuple(torch.stack(rows) for rows in zip(*states, strict=True))
 
+    def _shrink(self, stage: int, rows: int) -> None:
+        self._fitting[stage] = rows
+        self.notes.append(f"out of memory: stage {stage + 1} runs {rows} rows at a time")
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
 
 class _TorchPending:
     """Kernels that are queued or done."""
 
-    def __init__(self, output: ScoredOutput) -> None:
-        self._output = output
+    def __init__(self, parts: Sequence[ScoredOutput], device: torch.device) -> None:
+        self._parts = parts
+        self._queued = torch.cuda.Event() if device.type == "cuda" else None
+        if self._queued:
+            self._queued.record(torch.cuda.current_stream(device))
+
+    @property
+    def done(self) -> bool:
+        return self._queued is None or self._queued.query()
 
     def result(self) -> StageResult:
         """Bring the small tensors to the host; features stay on the device."""
-        output = self._output
-        states: list[Any] = list(zip(*(t.unbind(0) for t in output.state), strict=True))
-        return StageResult(output.scores.tolist(), to_host(output.answer), states)
-
-
-def pick_device(name: str) -> torch.device:
-    """Turn "auto", "cpu" or "cuda:0" into a device that is there.
-
-    Raises:
-        ConfigurationError: Unknown, or a CUDA device that this machine does not have.
-    """
-    if name == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise ConfigurationError(f"device: {name!r} is not one of auto, cpu, cuda:0, cuda:1 ...")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigurationError(
-            f"device: {name!r} is not here ({torch.cuda.device_count()} CUDA devices); use auto"
+        scores: list[float] = []
+        states: list[Any] = []
+        for part in self._parts:
+            scores += part.scores.tolist()
+            states += zip(*(t.unbind(0) for t in part.state), strict=True)
+        answers = [part.answer for part in self._parts]
+        whole = (
+            answers[0] if len(answers) == 1 else [torch.cat(a) for a in zip(*answers, strict=True)]
         )
-    return device
-
-
-def _describe(device: torch.device) -> str:
-    return str(device) if device.type == "cpu" else f"{device} {torch.cuda.get_device_name(device)}"
+        return StageResult(scores, to_host(whole), states)

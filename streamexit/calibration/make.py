@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from streamexit.backends.torch_backend import pick_device
+from streamexit.backends.devices import pick_device
 from streamexit.calibration.collect import collect_evidence, exit_figures
 from streamexit.documents import Document, load_document
 from streamexit.errors import ConfigurationError, PipelineError

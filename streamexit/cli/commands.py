@@ -6,11 +6,12 @@ from streamexit.cli.app import app, reporting_errors
 from streamexit.cli.demo import demo
 from streamexit.cli.making import fit, train
 from streamexit.cli.node import check, run
+from streamexit.cli.profiling import profile
 from streamexit.cli.replaying import replay
 from streamexit.cli.tracing import compare, record
 from streamexit.cli.watching import watch
 
 __all__ = ["app"]
 
-for command in (demo, run, check, replay, watch, train, fit, record, compare):
+for command in (demo, run, check, replay, watch, train, fit, record, compare, profile):
     app.command()(reporting_errors(command))

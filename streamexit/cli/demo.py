@@ -36,8 +36,6 @@ STREAMS = (
     Shown("objects-2", OBJECTS, 0.6, "carphone_pristine.mp4"),
     Shown("scenes-2", SCENES, 0.75, "bikes.mp4"),
 )
-MAX_BATCH = 8
-"""Small, because a batch of maps keeps the streams with labels waiting."""
 
 
 def demo(
@@ -113,7 +111,6 @@ def demo_node(
     content = {
         "node": {"id": "demo"},
         "mqtt": {"url": "embedded"},
-        "engine": {"max_batch": MAX_BATCH},
         "pipelines": {name: str(folder) for name, folder in folders.items()},
         "streams": [
             {

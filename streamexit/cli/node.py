@@ -42,7 +42,7 @@ def check(config: ConfigArgument, json: JsonOption = False) -> None:
     """Validate a configuration and print what each stream would cost."""
     from streamexit.cli.app import console, print_json
     from streamexit.config.load import load_configuration
-    from streamexit.planning import plan_streams
+    from streamexit.planning import UNIT_WORDS, plan_streams
 
     plans = plan_streams(load_configuration(config))
     if json:
@@ -50,26 +50,26 @@ def check(config: ConfigArgument, json: JsonOption = False) -> None:
             plan.section.id: {
                 "pipeline": plan.pipeline.name,
                 "policy": plan.policy.name,
-                "budget_gflops_per_frame": plan.fraction * plan.pipeline.costs.full,
+                "budget": {"value": plan.fraction * plan.costs.full, "unit": plan.costs.unit},
                 "budget_fraction": plan.fraction,
-                "cheapest_fraction": plan.pipeline.costs.fractions[0],
-                "full_gflops_per_frame": plan.pipeline.costs.full,
+                "cheapest_fraction": plan.costs.fractions[0],
+                "full_cost": {"value": plan.costs.full, "unit": plan.costs.unit},
                 "binding": plan.fraction < 1,
             }
             for plan in plans
         }
         print_json({"config": str(config), "streams": rows})
         return
-    table = plain_table("stream", "pipeline", "policy", "budget", "GFLOPs per frame", "reachable")
+    table = plain_table("stream", "pipeline", "policy", "budget", "per frame", "reachable")
     for plan in plans:
-        costs = plan.pipeline.costs
+        costs = plan.costs
         binding = "" if plan.fraction < 1 else ", not binding"
         table.add_row(
             plan.section.id,
             plan.pipeline.name,
             plan.policy.name,
             f"{plan.fraction:.1%} of full{binding}",
-            f"{min(plan.fraction, 1) * costs.full:.4f}",
+            f"{min(plan.fraction, 1) * costs.full:.4f} {UNIT_WORDS[costs.unit]}",
             f"{costs.fractions[0]:.1%} .. 100%",
         )
     console.print(table)

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 import typer
 
 from streamexit.cli.formats import plain_table, stacked
-from streamexit.cli.making import DeviceOption, JsonOption
+from streamexit.cli.making import BackendOption, DeviceOption, JsonOption, PrecisionOption
 
 if TYPE_CHECKING:
     from streamexit.models.pipeline import Pipeline
@@ -41,10 +42,13 @@ def replay(
     agreement: Annotated[bool, typer.Option(help="Compare with the full network.")] = False,
     window: Annotated[int, typer.Option(min=1, help="Frames that a mean is taken over.")] = 300,
     device: DeviceOption = "auto",
+    backend: BackendOption = "auto",
+    precision: PrecisionOption = "auto",
+    batch: Annotated[int, typer.Option(min=1, help="Frames that run together.")] = 4,
     json: JsonOption = False,
 ) -> None:
     """Replay recordings deterministically: the same input gives the same results, byte for byte."""
-    from streamexit.backends.torch_backend import pick_device
+    from streamexit.backends.opening import BackendOptions
     from streamexit.cli.app import print_json
     from streamexit.exits import Budget, ExitRecord
     from streamexit.models.pipeline import load_pipeline
@@ -72,7 +76,7 @@ def replay(
         policy=load_policy(loaded.policy_file(policy), loaded.costs.fractions),
         budget=amount,
         window=window,
-        device=pick_device(device),
+        options=BackendOptions(backend, device, precision, batch),
         agreement=agreement,
         on_record=on_record,
     )
@@ -172,7 +176,7 @@ def _open_videos(
             window=window,
             preprocessing=pipeline.network.preprocessing,
         )
-        pictures = (picture.image for picture in source.pictures(lambda reason: None))
+        pictures = (np.asarray(picture.image) for picture in source.pictures(lambda reason: None))
         sink = VideoSink(files[name], pictures, draw)
         videos[name] = stack.enter_context(contextlib.closing(sink))
     return videos

@@ -33,7 +33,7 @@ def record(
     json: JsonOption = False,
 ) -> None:
     """Record a trace: what every exit says about every frame, to compare policies on."""
-    from streamexit.backends.torch_backend import pick_device
+    from streamexit.backends.devices import pick_device
     from streamexit.calibration.record import record_trace
     from streamexit.cli.app import print_json
     from streamexit.models.pipeline import load_pipeline

@@ -61,19 +61,23 @@ class BudgetSection(Section):
 
     fraction: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     gflops_per_frame: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    milliseconds_per_frame: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Of the device, by the pipeline's profile on it (`streamexit profile`)."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        if (self.fraction is None) == (self.gflops_per_frame is None):
-            raise ValueError("give either fraction (of the full network) or gflops_per_frame")
+        if sum(amount is not None for amount in self.model_dump().values()) != 1:
+            raise ValueError(
+                "give one of fraction (of the full network), gflops_per_frame and "
+                "milliseconds_per_frame"
+            )
         return self
 
     def build(self) -> Budget:
         """The checked value."""
-        if self.fraction is not None:
-            return Budget(self.fraction, "fraction")
-        assert self.gflops_per_frame is not None
-        return Budget(self.gflops_per_frame, "gflops_per_frame")
+        given = {unit: amount for unit, amount in self.model_dump().items() if amount is not None}
+        ((unit, amount),) = given.items()
+        return Budget(amount, unit)
 
 
 Corner = tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]]
@@ -112,23 +116,36 @@ class StreamSection(Section):
     """Recordings: start again at the end."""
     rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 25.0
     """Frames per second of sources that have no clock of their own (images, synthetic)."""
+    frame_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Frames per second that are analysed at most; the others of a faster source are skipped as early
+    as the codec allows, and count nowhere."""
     regions: dict[Id, Annotated[list[Corner], Field(min_length=3)]] = {}
     """Segmentation: polygons whose class shares are sent, too; corners (x, y) as shares of the
     frame's width and height."""
     mask: MaskSection | None = None
     """Segmentation: send the maps themselves."""
+    deadline_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 200.0
+    """Of live streams: so long after its admission a frame waits for no others any more."""
     buffer: Annotated[int, Field(ge=1)] = 16
     """Frames between decoder and engine; a camera drops its oldest frame when it is full."""
 
 
 class EngineSection(Section):
-    """How batches form."""
+    """Where networks run, and how batches form."""
 
     device: str = "auto"
     """auto, cpu, cuda:0 ..."""
+    backend: Literal["auto", "openvino", "cuda", "torch", "torch-compiled"] = "auto"
+    """auto is openvino on a CPU and cuda (captured graphs) on a GPU."""
+    decoder: Literal["auto", "software", "nvdec"] = "auto"
+    """Of videos; auto is nvdec where networks run on a GPU and CuPy is installed."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    batch: Annotated[int, Field(ge=1)] | None = None
+    """Rows of a full batch; left out, a measurement at the first start chooses, and is remembered."""
     max_batch: Annotated[int, Field(ge=1)] = 32
+    """The largest batch that it may choose."""
     max_wait_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0
-    """How long a frame may wait for others at a stage."""
+    """How long a frame of a live stream may wait for others at a stage."""
 
 
 class NodeConfiguration(Section):

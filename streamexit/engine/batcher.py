@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -12,7 +12,12 @@ Row = TypeVar("Row")
 
 @dataclass(frozen=True, slots=True)
 class Batch(Generic[Row]):
-    """Rows that go through one stage together, in the order in which they came."""
+    """Rows that go through one stage together.
+
+    Attributes:
+        stage: From 0.
+        rows: Rows of one stream in the order in which they came.
+    """
 
     stage: int
     rows: Sequence[Row]
@@ -21,50 +26,73 @@ class Batch(Generic[Row]):
 class Batcher(Generic[Row]):
     """A queue per stage; rows of all streams share it, and survivors are regrouped.
 
-    A stage is due when it has a full batch, or when its first row has waited for `max_wait`. Of
-    the due stages the deepest goes first: it frees the most memory and answers the oldest frames.
+    A stage is due when it has a full batch, or when one of its rows has waited long enough. Of the
+    due stages the deepest goes first: it frees the most memory and answers the oldest frames.
+    Within a stage streams take turns, row by row, so a stream that waits with one row among S
+    streams gets into one of the next ceil(S / size) batches, however many rows the others have.
 
     Args:
-        num_stages: K.
-        max_batch: Rows per batch.
-        max_wait: Seconds; the wait clock of a stage starts with its first row.
+        sizes: Rows of a full batch, per stage.
     """
 
-    def __init__(self, *, num_stages: int, max_batch: int, max_wait: float) -> None:
-        self._queues: list[deque[tuple[float, Row]]] = [deque() for _ in range(num_stages)]
-        self._max_batch = max_batch
-        self._max_wait = max_wait
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.sizes = tuple(sizes)
+        self._queues: list[_StageQueue[Row]] = [_StageQueue() for _ in sizes]
 
-    def add(self, stage: int, row: Row, now: float) -> None:
-        """Queue a row for a stage."""
-        self._queues[stage].append((now, row))
+    def add(self, stage: int, row: Row, *, stream: Hashable, due: float) -> None:
+        """Queue a row for a stage; at `due` it is not to wait for others any longer."""
+        self._queues[stage].add(row, stream, due)
 
     def next_batch(self, now: float, *, flush: bool = False) -> Batch[Row] | None:
         """The batch that is due at `now`, if any; with `flush`, any that could run."""
+        stage = self.due_stage(now, flush=flush)
+        if stage is None:
+            return None
+        return Batch(stage, self._queues[stage].take(self.sizes[stage]))
+
+    def due_stage(self, now: float, *, flush: bool = False) -> int | None:
+        """The stage whose batch `next_batch` would give."""
         for stage in range(len(self._queues) - 1, -1, -1):
-            if self._due(stage, now) or (flush and self._queues[stage]):
-                return self._take(stage)
+            queue = self._queues[stage]
+            full = queue.length >= self.sizes[stage]
+            if full or (queue.length and (flush or now >= queue.due)):
+                return stage
         return None
 
     def next_due(self) -> float | None:
         """When the first waiting row's time is up; None when nothing waits."""
-        return min((q[0][0] + self._max_wait for q in self._queues if q), default=None)
+        return min((queue.due for queue in self._queues if queue.length), default=None)
 
     def clear(self) -> None:
         """Forget all rows."""
-        for queue in self._queues:
-            queue.clear()
+        self._queues = [_StageQueue() for _ in self.sizes]
 
     def __len__(self) -> int:
-        return sum(map(len, self._queues))
+        return sum(queue.length for queue in self._queues)
 
-    def _due(self, stage: int, now: float) -> bool:
-        queue = self._queues[stage]
-        if len(queue) >= self._max_batch:
-            return True
-        return bool(queue) and now >= queue[0][0] + self._max_wait
 
-    def _take(self, stage: int) -> Batch[Row]:
-        queue = self._queues[stage]
-        size = min(len(queue), self._max_batch)
-        return Batch(stage, [queue.popleft()[1] for _ in range(size)])
+class _StageQueue(Generic[Row]):
+    """Rows that wait for one stage: a line per stream, and the streams in the order of their turn."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        self.due = float("inf")
+        self._lines: dict[Hashable, deque[tuple[float, Row]]] = {}
+
+    def add(self, row: Row, stream: Hashable, due: float) -> None:
+        self._lines.setdefault(stream, deque()).append((due, row))
+        self.length += 1
+        self.due = min(self.due, due)
+
+    def take(self, most: int) -> list[Row]:
+        rows: list[Row] = []
+        while self._lines and len(rows) < most:
+            stream = next(iter(self._lines))
+            line = self._lines.pop(stream)
+            rows.append(line.popleft()[1])
+            if line:
+                self._lines[stream] = line  # to the end of the turn
+        self.length -= len(rows)
+        waiting = (due for line in self._lines.values() for due, _ in line)
+        self.due = min(waiting, default=float("inf"))
+        return rows

@@ -46,6 +46,9 @@ class StreamLane:
         pipeline: Index of its pipeline lane.
         controller: Decides who leaves.
         counters: Shared with the stream's source.
+        costs: What its records say of an exit: the pipeline's, or those of the device.
+        max_wait: Seconds that a row may wait for a full batch, at each stage.
+        deadline: Seconds after admission from which a row waits for no other.
         open_rows: Admitted and not yet handed out, in frame order; some may have an answer and
             wait for an earlier frame.
         next_seq: Of the next frame admitted.
@@ -55,8 +58,23 @@ class StreamLane:
     pipeline: PipelineLane
     controller: BudgetController
     counters: StreamCounters
+    costs: CostTable
+    max_wait: float
+    deadline: float
     open_rows: deque[Row] = field(default_factory=deque, init=False)
     next_seq: int = field(default=0, init=False)
+
+    def due(self, row: Row, now: float) -> float:
+        """Until when a row that comes to a stage now waits there for others."""
+        return min(now + self.max_wait, max(now, row.admitted_at + self.deadline))
+
+
+@dataclass(slots=True)
+class StageLoad:
+    """How full a stage's batches were."""
+
+    batches: int = 0
+    rows: int = 0
 
 
 class PipelineLane:
@@ -66,37 +84,52 @@ class PipelineLane:
         backend: Runs the stages.
         task: Reads the answers.
         costs: Per exit.
-        max_wait: Seconds that a row may wait for a full batch.
+
+    Attributes:
+        capacity: Rows that the lane takes: a full batch waiting at each stage, and the batches that
+            may be in flight.
+        loads: Per stage.
+        served: What the lane has had of the device, in cost per stream; see `Engine`.
     """
 
-    def __init__(self, backend: Backend, task: Task, costs: CostTable, *, max_wait: float) -> None:
+    def __init__(self, backend: Backend, task: Task, costs: CostTable) -> None:
         self.backend = backend
         self.task = task
         self.costs = costs
-        self.batcher: Batcher[Row] = Batcher(
-            num_stages=backend.num_stages, max_batch=backend.max_batch, max_wait=max_wait
-        )
-        self.in_flight: deque[tuple[Batch[Row], Pending]] = deque()
-
-    def submit(self, batch: Batch[Row]) -> Pending:
-        """Hand a batch to the device."""
-        return self.backend.submit(batch.stage, [row.state for row in batch.rows])
-
-    def clear(self) -> None:
-        """Forget all rows."""
-        self.batcher.clear()
-        self.in_flight.clear()
+        self.batcher: Batcher[Row] = Batcher(backend.sizes)
+        self.capacity = sum(backend.sizes) + (backend.depth + 1) * max(backend.sizes)
+        self.loads = [StageLoad() for _ in backend.sizes]
+        self.streams = 0
+        self.rows_in_flight = 0
+        self.served = 0.0
 
     @property
     def load(self) -> int:
         """Rows that wait for a stage or are in one."""
-        return len(self.batcher) + sum(len(batch.rows) for batch, _ in self.in_flight)
+        return len(self.batcher) + self.rows_in_flight
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another frame may be admitted."""
+        return self.load < self.capacity
+
+
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A batch on the device."""
+
+    lane: PipelineLane
+    batch: Batch[Row]
+    pending: Pending
 
 
 class Engine:
     """Runs all pipelines of one device for all streams.
 
-    Frames of a stream are handed out in order, whatever exit each left from.
+    Frames of a stream are handed out in order, whatever exit each left from. Pipelines share the
+    device by cost: of those with a batch that is due, the one goes next that has had the least per
+    stream (start-time fair queueing, Goyal et al., SIGCOMM 1996), so a stream with a small network
+    does not wait its turn behind every batch of a large one.
 
     Args:
         deliver: Called with each answer, on the engine's thread.
@@ -110,6 +143,8 @@ class Engine:
         self._clock = clock
         self._lanes: list[PipelineLane] = []
         self._streams: list[StreamLane] = []
+        self._in_flight: deque[_Flight] = deque()
+        self._served_last = 0.0
 
     def add_stream(
         self,
@@ -117,11 +152,24 @@ class Engine:
         pipeline: PipelineLane,
         controller: BudgetController,
         counters: StreamCounters,
+        *,
+        max_wait: float,
+        deadline: float = float("inf"),
+        costs: CostTable | None = None,
     ) -> StreamLane:
         """Attach a stream; frames are admitted through the lane that is returned."""
         if pipeline not in self._lanes:
             self._lanes.append(pipeline)
-        lane = StreamLane(stream_id, pipeline, controller, counters)
+        pipeline.streams += 1
+        lane = StreamLane(
+            stream_id,
+            pipeline,
+            controller,
+            counters,
+            costs or pipeline.costs,
+            max_wait,
+            deadline,
+        )
         self._streams.append(lane)
         return lane
 
@@ -131,22 +179,41 @@ class Engine:
         row = Row(frame.info, stream, stream.next_seq, now, frame.image)
         stream.next_seq += 1
         stream.open_rows.append(row)
-        stream.pipeline.batcher.add(0, row, now)
+        lane = stream.pipeline
+        if not lane.load:  # what it did not use while it was idle is not owed to it
+            lane.served = max(lane.served, self._served_last)
+        lane.batcher.add(0, row, stream=stream.stream_id, due=stream.due(row, now))
 
-    def step(self, *, flush: bool = False) -> bool:
-        """Run one due batch per pipeline; False when nothing was due and nothing is in flight."""
+    def step(self, *, flush: bool = False, wait: bool = True) -> bool:
+        """Keep the device busy and take one batch from it.
+
+        Args:
+            flush: Run batches that are not due, too.
+            wait: For the oldest batch in flight. Without it that is waited for only when the device
+                has as many as it takes.
+
+        Returns:
+            Whether anything was done.
+        """
         worked = False
-        for lane in self._lanes:
-            while len(lane.in_flight) < lane.backend.depth:
-                batch = lane.batcher.next_batch(self._clock(), flush=flush)
-                if batch is None:
-                    break
-                lane.in_flight.append((batch, lane.submit(batch)))
-            if lane.in_flight:
-                worked = True
-                batch, pending = lane.in_flight.popleft()
-                self._decide(lane, batch, pending.result())
-        return worked
+        while (lane := self._next_lane(flush=flush)) is not None:
+            self._submit(lane, flush=flush)
+            worked = True
+        if not self._in_flight:
+            return worked
+        oldest = self._in_flight[0]
+        if not (wait or self._full(oldest.lane) or oldest.pending.done):
+            return worked
+        result = oldest.pending.result()
+        self._in_flight.popleft()
+        oldest.lane.rows_in_flight -= len(oldest.batch.rows)
+        self._decide(oldest.lane, oldest.batch, result)
+        return True
+
+    @property
+    def in_flight(self) -> int:
+        """Batches on the device."""
+        return len(self._in_flight)
 
     def next_due(self) -> float | None:
         """When the next waiting batch is due, in engine time."""
@@ -159,9 +226,16 @@ class Engine:
         return sum(lane.load for lane in self._lanes)
 
     def drop_rest(self) -> None:
-        """Give up on every frame that has not been handed out; they count as dropped, `stopped`."""
+        """Give up on every frame that has not been handed out; they count as dropped, `stopped`.
+
+        A batch that is on the device is waited for, and forgotten.
+        """
+        for flight in self._in_flight:
+            flight.pending.result()
+        self._in_flight.clear()
         for lane in self._lanes:
-            lane.clear()
+            lane.batcher.clear()
+            lane.rows_in_flight = 0
         for stream in self._streams:
             if stream.open_rows:
                 stream.counters.drop("stopped", len(stream.open_rows))
@@ -185,16 +259,46 @@ class Engine:
                     f"{len(stream.open_rows)} frames are open"
                 )
 
+    def _next_lane(self, *, flush: bool) -> PipelineLane | None:
+        """The pipeline whose batch goes to the device next, if there is one and room for it."""
+        now = self._clock()
+        ready = [
+            lane
+            for lane in self._lanes
+            if not self._full(lane) and lane.batcher.due_stage(now, flush=flush) is not None
+        ]
+        return min(ready, key=lambda lane: lane.served, default=None)
+
+    def _full(self, lane: PipelineLane) -> bool:
+        return len(self._in_flight) >= lane.backend.depth
+
+    def _submit(self, lane: PipelineLane, *, flush: bool) -> None:
+        batch = lane.batcher.next_batch(self._clock(), flush=flush)
+        assert batch is not None
+        k, rows = batch.stage, len(batch.rows)
+        self._served_last = lane.served
+        lane.served += lane.costs.of_stage(k) * rows / lane.streams
+        lane.rows_in_flight += rows
+        lane.loads[k].batches += 1
+        lane.loads[k].rows += rows
+        pending = lane.backend.submit(k, [row.state for row in batch.rows])
+        self._in_flight.append(_Flight(lane, batch, pending))
+
     def _decide(self, lane: PipelineLane, batch: Batch[Row], result: StageResult) -> None:
         now = self._clock()
         if len(result.scores) != len(batch.rows):
             raise EngineError(f"{len(batch.rows)} rows went in, {len(result.scores)} came out")
+        leaving = []
         for i, row in enumerate(batch.rows):
             if row.stream.controller.leaves(batch.stage, result.scores[i]):
                 self._leave(lane, row, batch.stage, result, i, now)
+                leaving.append(i)
             else:
                 row.state = result.states[i]
-                lane.batcher.add(batch.stage + 1, row, now)
+                due = row.stream.due(row, now)
+                lane.batcher.add(batch.stage + 1, row, stream=row.stream.stream_id, due=due)
+        if result.states and leaving:
+            lane.backend.release([result.states[i] for i in leaving])
 
     def _leave(
         self, lane: PipelineLane, row: Row, k: int, result: StageResult, i: int, now: float
@@ -205,7 +309,7 @@ class Engine:
             seq=row.seq,
             exit=k,
             score=result.scores[i],
-            cost=lane.costs.per_exit[k],
+            cost=row.stream.costs.per_exit[k],
             prediction=lane.task.prediction(result.answer, i, row.frame.size),
             answered_at=now,
             latency_seconds=now - row.admitted_at,

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from streamexit.budget.controller import BudgetStatus
 from streamexit.engine.engine import Engine, StreamLane
+from streamexit.frame import Frame
 from streamexit.queues import FrameBuffer
 
 log = logging.getLogger(__name__)
 
 SNAPSHOT_EVERY_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 0.2
+GLANCE_SECONDS = 0.001
+"""How often the device is looked at while it has work but room for more, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,6 @@ class EngineWorker:
     Args:
         engine: Owned by the thread from `start` on.
         feeds: The streams.
-        most_rows: Frames in the engine at most; the rest waits in the buffers.
         hold_recordings: Whether results pile up downstream; recordings are then held back.
         clock: Seconds, monotonic.
         on_failure: Called from the thread if the engine breaks; the thread then ends.
@@ -59,20 +62,19 @@ class EngineWorker:
         engine: Engine,
         feeds: Sequence[Feed],
         *,
-        most_rows: int,
         hold_recordings: Callable[[], bool],
         clock: Callable[[], float],
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self._engine = engine
         self._feeds = feeds
-        self._most_rows = most_rows
         self._hold_recordings = hold_recordings
         self._clock = clock
         self._on_failure = on_failure
         self._wake = threading.Event()
         self._stopping = False
         self._given_up = False
+        self._turns: deque[Feed] = deque()
         self._snapshot_due = 0.0
         self.snapshot = EngineSnapshot({}, 0, False)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -101,6 +103,7 @@ class EngineWorker:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        self._turns.extend(self._feeds)
         try:
             while not self._stopping:
                 self._turn()
@@ -116,32 +119,39 @@ class EngineWorker:
     def _turn(self) -> None:
         self._wake.clear()
         admitted = self._admit()
-        worked = self._engine.step()
+        worked = self._engine.step(wait=False)
         now = self._clock()
         if now >= self._snapshot_due:
             self._take_snapshot()
             self._snapshot_due = now + SNAPSHOT_EVERY_SECONDS
         if not admitted and not worked:
-            self._engine.check_integrity()
+            if not self._engine.in_flight:
+                self._engine.check_integrity()
             self._wake.wait(self._patience(now))
 
     def _admit(self) -> bool:
-        """Take one frame of each stream in turn until the engine is full or the buffers empty."""
+        """Take one frame of each stream in turn until the lanes are full or the buffers empty."""
         hold = self._hold_recordings()
         admitted = False
-        waiting = [feed for feed in self._feeds if feed.buffer.live or not hold]
-        while waiting and self._engine.load < self._most_rows:
-            still = []
-            for feed in waiting:
-                frame = feed.buffer.take()
-                if frame is not None:
-                    self._engine.admit(feed.lane, frame)
-                    admitted = True
-                    still.append(feed)
-            waiting = still
+        misses = 0
+        while misses < len(self._turns):
+            feed = self._turns[0]
+            self._turns.rotate(-1)
+            frame = self._take(feed, hold)
+            if frame is None:
+                misses += 1
+            else:
+                self._engine.admit(feed.lane, frame)
+                admitted, misses = True, 0
         return admitted
 
+    def _take(self, feed: Feed, hold: bool) -> Frame | None:
+        held = hold and not feed.buffer.live
+        return None if held or not feed.lane.pipeline.has_room else feed.buffer.take()
+
     def _patience(self, now: float) -> float:
+        if self._engine.in_flight:
+            return GLANCE_SECONDS
         due = self._engine.next_due()
         return (
             LONGEST_WAIT_SECONDS if due is None else max(0.0, min(due - now, LONGEST_WAIT_SECONDS))

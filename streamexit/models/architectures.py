@@ -18,6 +18,7 @@ ARCHITECTURES = {
     "msdnet": "streamexit.models.msdnet:build",
     "multi_scale_resnet": "streamexit.models.multi_scale_resnet:build",
     "scene_segmenter": "streamexit.models.scene_segmenter:build",
+    "torchvision_classification": "streamexit.models.torchvision_classification:build",
     "torchvision_segmentation": "streamexit.models.torchvision_segmentation:build",
 }
 """Name -> "module:factory", imported when asked for."""
@@ -28,13 +29,17 @@ def build_network(spec: dict[str, Any], preprocessing: Preprocessing) -> MultiEx
 
     Args:
         spec: `architecture` is a name from `ARCHITECTURES` or one's own "module:factory"; the
-            other keys are the factory's keyword arguments.
+            other keys are the factory's keyword arguments. `torchvision: resnet50` is short for
+            architecture torchvision_classification and that name.
         preprocessing: Passed to the factory.
 
     Raises:
         PipelineError: Unknown architecture, or arguments that do not fit it.
     """
     options = dict(spec)
+    if "torchvision" in options and "architecture" not in options:
+        options["architecture"] = "torchvision_classification"
+        options["name"] = options.pop("torchvision")
     name = str(options.pop("architecture", ""))
     factory = _find_factory(name)
     try:

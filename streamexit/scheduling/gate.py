@@ -11,6 +11,7 @@ N: frames, K: exits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,7 +64,7 @@ def gate_features(evidence: Evidence) -> Tensor:
     top = p.topk(2, dim=1).values
     squared = p.square()
     sharper = squared / squared.sum(1, keepdim=True).clamp_min(1e-12)
-    entropy = torch.special.entr(sharper).sum(1) / torch.log(torch.tensor(float(p.shape[1])))
+    entropy = -(sharper * sharper.clamp_min(1e-30).log()).sum(1) / math.log(p.shape[1])
     return torch.stack(
         [
             evidence.confidence[:, MAX_PROBABILITY],

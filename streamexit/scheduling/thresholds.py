@@ -144,6 +144,33 @@ class ThresholdTable:
         logits = [(-LOGIT_LIMIT,) * (k - 1), *logits, (LOGIT_LIMIT,) * (k - 1)]
         object.__setattr__(self, "_knots", (inside, logits))
 
+    def costing(self, fractions: Sequence[float]) -> ThresholdTable:
+        """The same thresholds for other costs of the exits, as in milliseconds of a device.
+
+        Rows whose mean cost does not rise under these costs are left out.
+
+        Args:
+            fractions: [K].
+
+        Raises:
+            PipelineError: Another number of exits.
+        """
+        if len(fractions) != len(self.fractions):
+            raise PipelineError(
+                f"policy: made for {len(self.fractions)} exits, not for {len(fractions)}"
+            )
+        rows: list[tuple[float, int]] = []
+        for j, shares in enumerate(self.shares):
+            mean = sum(s * c for s, c in zip(shares, fractions, strict=True))
+            if (rows[-1][0] if rows else fractions[0]) < mean < fractions[-1]:
+                rows.append((mean, j))
+        return ThresholdTable(
+            tuple(fractions),
+            tuple(mean for mean, _ in rows),
+            tuple(self.thresholds[j] for _, j in rows),
+            tuple(self.shares[j] for _, j in rows),
+        )
+
     @property
     def low(self) -> float:
         """The first exit's cost: where every frame leaves at once."""

@@ -9,6 +9,7 @@ from streamexit.documents import did_you_mean
 from streamexit.errors import SourceError
 from streamexit.preprocessing import Preprocessing
 from streamexit.sources.images import ImageSource
+from streamexit.sources.sampling import SampledSource
 from streamexit.sources.source import Source
 from streamexit.sources.synthetic import SyntheticSource
 from streamexit.sources.video import VideoSource
@@ -24,6 +25,8 @@ def open_source(
     base: Path = Path(),
     rate: float = DEFAULT_RATE,
     own_size: bool = False,
+    frame_rate: float | None = None,
+    gpu: int | None = None,
 ) -> Source:
     """Make the source that `text` describes; nothing is opened yet.
 
@@ -33,20 +36,24 @@ def open_source(
         labels: Of the pipeline.
         base: Relative paths start here.
         rate: Pictures per second of sources that have no clock of their own.
+        frame_rate: Pictures per second that are analysed at most; None for all.
+        gpu: Index of the CUDA device that decodes videos; None decodes in software.
         own_size: Leave pictures as large as they are, for drawing on; the network cannot take them.
 
     Raises:
         SourceError: `text` cannot be understood.
+        ConfigurationError: A GPU without what it takes.
     """
     kind, colon, rest = text.partition(":")
     scaling = None if own_size else preprocessing
     if kind == "images" and colon:
-        return ImageSource(base / rest, scaling, labels=labels, rate=rate)
+        source: Source = ImageSource(base / rest, scaling, labels=labels, rate=rate)
+        return SampledSource(source, frame_rate) if frame_rate else source
     if kind == "synthetic" and colon:
-        return _synthetic(text, rest, preprocessing, rate)
-    if "://" in text:
-        return VideoSource(text, scaling)
-    return VideoSource(str(base / text), scaling)
+        source = _synthetic(text, rest, preprocessing, rate)
+        return SampledSource(source, frame_rate) if frame_rate else source
+    url = text if "://" in text else str(base / text)
+    return VideoSource(url, scaling, frame_rate=frame_rate, gpu=gpu)
 
 
 def _synthetic(

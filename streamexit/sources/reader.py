@@ -152,6 +152,7 @@ class Reader:
             captured_at=captured_at,
             label=picture.label,
             size=picture.size,
+            decoder=picture.decoder,
             epoch=self._epoch,
             dropped_before=self._dropped,
         )

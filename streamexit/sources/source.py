@@ -8,7 +8,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from streamexit.frame import Decoder
 from streamexit.metrics import DropReason
 from streamexit.preprocessing import Image
 
@@ -21,16 +23,18 @@ class Picture:
     """What a source yields.
 
     Attributes:
-        image: uint8 [H, W, 3], RGB, at the network's input size.
+        image: uint8 [H, W, 3], RGB, at the network's input size; on the GPU if that decoded it.
         pts_seconds: On the source's time line, strictly rising within one opening.
         label: As in `FrameInfo`.
         size: As in `FrameInfo`.
+        decoder: As in `FrameInfo`.
     """
 
-    image: Image
+    image: Image | Tensor
     pts_seconds: float
     label: int | NDArray[np.uint8] | None = None
     size: tuple[int, int] | None = None
+    decoder: Decoder = "software"
 
 
 class Source(Protocol):

@@ -5,7 +5,6 @@ N: rows, C: classes, K: exits so far.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -17,7 +16,14 @@ from torch.nn import functional
 from streamexit.errors import PipelineError
 from streamexit.prediction import Classification, Prediction
 from streamexit.preprocessing import Preprocessing
-from streamexit.tasks.readout import HostAnswer, Judgement, Readout, Target, rank_agreement
+from streamexit.tasks.readout import (
+    HostAnswer,
+    Judgement,
+    Readout,
+    Target,
+    certainty,
+    rank_agreement,
+)
 
 
 class ClassificationTask:
@@ -58,14 +64,16 @@ class ClassificationTask:
         counter). `carry` holds the predictions so far, int64 [N, K].
         """
         p = functional.softmax(logits.float(), dim=1)
-        entropy = torch.special.entr(p).sum(1)
-        certainty = (1 - entropy / math.log(max(p.shape[1], 2))).clamp(0, 1)
         top = p.topk(self.top_k, dim=1)
         current = top.indices[:, :1]
         predictions = current if carry is None else torch.cat([carry, current], dim=1)
         votes, run = rank_agreement(predictions)
-        confidence = torch.stack([top.values[:, 0], certainty, votes, run], dim=1)
+        confidence = torch.stack([top.values[:, 0], certainty(p).clamp(0, 1), votes, run], dim=1)
         return Readout((top.indices, top.values), p, confidence, predictions)
+
+    def for_host(self, answer: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """All of it: it is small."""
+        return answer
 
     def prediction(
         self, answer: HostAnswer, row: int, frame_size: tuple[int, int] | None = None

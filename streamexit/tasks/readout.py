@@ -5,6 +5,7 @@ N: rows, C: columns of the distribution, F: confidence features, K: exits so far
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -83,6 +84,14 @@ class Task(Protocol):
         """Turn exit logits into a `Readout`; `carry` is the previous exit's, None at the first."""
         ...
 
+    def for_host(self, answer: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What of an answer has to leave the device, worked out for all rows at once.
+
+        `prediction` takes either; this is for devices where work for rows that stay costs less than
+        many small steps for those that leave.
+        """
+        ...
+
     def prediction(
         self, answer: HostAnswer, row: int, frame_size: tuple[int, int] | None = None
     ) -> Prediction:
@@ -130,5 +139,15 @@ def rank_agreement(maps: Tensor) -> tuple[Tensor, Tensor]:
     """
     exits = maps.shape[1]
     votes = torch.stack([(maps == maps[:, k : k + 1]).sum(1) for k in range(exits)], 1).amax(1)
-    run = (maps == maps[:, -1:]).flip(1).cumprod(1).sum(1)
+    unbroken = torch.ones_like(maps[:, -1], dtype=torch.bool)
+    run = torch.zeros_like(votes)
+    for k in reversed(range(exits)):
+        unbroken = unbroken & (maps[:, k] == maps[:, -1])
+        run = run + unbroken
     return votes / exits, run / exits
+
+
+def certainty(p: Tensor) -> Tensor:
+    """1 + sum p log p / log C over dimension 1 of probabilities [N, C, ...]: 1 is certain, 0 uniform."""
+    entropy = -(p * p.clamp_min(torch.finfo(p.dtype).tiny).log()).sum(1)
+    return 1 - entropy / math.log(max(p.shape[1], 2))

@@ -24,7 +24,14 @@ from torch.nn import functional
 from streamexit.errors import PipelineError
 from streamexit.prediction import VOID, Prediction, Segmentation
 from streamexit.preprocessing import Preprocessing
-from streamexit.tasks.readout import HostAnswer, Judgement, Readout, Target, rank_agreement
+from streamexit.tasks.readout import (
+    HostAnswer,
+    Judgement,
+    Readout,
+    Target,
+    certainty,
+    rank_agreement,
+)
 
 QUANTILES = (0.05, 0.25)
 """Of the pixels' largest probabilities: how sure the network is where it is least sure."""
@@ -78,43 +85,53 @@ class SegmentationTask:
         [N, K, h, w]. The distribution is the mean probability of each class: its expected share.
         """
         p = functional.softmax(logits.float(), dim=1)
-        entropy = torch.special.entr(p).sum(1)
-        certainty = 1 - entropy / math.log(max(p.shape[1], 2))
         sure, current = p.max(1)
         current = current.to(torch.uint8)[:, None]
         maps = current if carry is None else torch.cat([carry, current], dim=1)
         votes, run = rank_agreement(maps)
-        flat = sure.flatten(1)
-        quantiles = torch.quantile(flat, flat.new_tensor(QUANTILES), dim=1).T
         means = torch.stack(
             [
                 sure.mean((1, 2)),
-                certainty.mean((1, 2)),
+                certainty(p).mean((1, 2)),
                 votes.mean((1, 2)),
                 run.mean((1, 2)),
             ],
             dim=1,
         )
         above = (sure >= self._floor).float().mean((1, 2))[:, None]
-        confidence = torch.cat([means, quantiles, above, _agreement(maps)], dim=1).clamp(0, 1)
+        confidence = torch.cat(
+            [means, _low_quantiles(sure.flatten(1)), above, _agreement(maps)], dim=1
+        ).clamp(0, 1)
         return Readout((logits,), p.mean((2, 3)), confidence, maps)
 
-    def prediction(
-        self, answer: HostAnswer, row: int, frame_size: tuple[int, int] | None = None
-    ) -> Segmentation:
-        """The answer of `row`; `answer` is (logits [N, C, h, w],).
+    def for_host(self, answer: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Maps uint8 [N, H, W] instead of logits."""
+        return (self._masks(answer[0]),)
 
-        Logits are brought to the input's size before the largest is taken, which keeps edges that a
-        map of a quarter of the size would lose. Where `fit: letterbox` has filled the input's sides,
-        nothing is seen: those pixels are `VOID` and have no part in the shares.
+    def _masks(self, logits: Tensor) -> Tensor:
+        """Class indices uint8 [N, H, W] at the input's size, from logits [N, C, h, w].
+
+        Logits are brought to that size before the largest is taken, which keeps edges that a map of a
+        quarter of the size would lose.
         """
-        logits = answer[0][row : row + 1].float()
+        logits = logits.float()
         if logits.shape[2:] != self._size:
             logits = functional.interpolate(
                 logits, self._size, mode="bilinear", align_corners=False
             )
         # On CPUs `max` over a leading dimension takes a fifth of `argmax`'s time.
-        mask = logits[0].max(0).indices.to(torch.uint8).cpu().numpy()
+        return torch.stack([one.max(0).indices.to(torch.uint8) for one in logits])
+
+    def prediction(
+        self, answer: HostAnswer, row: int, frame_size: tuple[int, int] | None = None
+    ) -> Segmentation:
+        """The answer of `row`; `answer` is (logits [N, C, h, w],), or what `for_host` made of it.
+
+        Where `fit: letterbox` has filled the input's sides, nothing is seen: those pixels are `VOID`
+        and have no part in the shares.
+        """
+        part = answer[0][row : row + 1]
+        mask = (self._masks(part) if part.ndim == 4 else part)[0].cpu().numpy()
         if frame_size is not None:
             shown = self._preprocessing.overlap(*frame_size).of_input
             whole, mask = mask, np.full_like(mask, VOID)
@@ -213,10 +230,25 @@ def mean_iou(counts: NDArray[Any]) -> float:
     return float(seen.mean()) if len(seen) else 1.0
 
 
+def _low_quantiles(values: Tensor) -> Tensor:
+    """The `QUANTILES` of values [N, n], interpolated linearly, [N, 2].
+
+    What `torch.quantile` gives, in operations that every backend has; only the lowest are sorted.
+    """
+    last = values.shape[1] - 1
+    lowest = values.topk(min(int(QUANTILES[-1] * last) + 2, last + 1), largest=False).values
+    columns = []
+    for share in QUANTILES:
+        below = int(share * last)
+        low, high = lowest[:, below], lowest[:, min(below + 1, last)]
+        columns.append(low + (share * last - below) * (high - low))
+    return torch.stack(columns, dim=1)
+
+
 def _agreement(maps: Tensor) -> Tensor:
     """[N, 2]: how far the last two maps agree, everywhere and next to class boundaries."""
     if maps.shape[1] == 1:
-        return torch.ones(len(maps), 2, device=maps.device)
+        return maps.new_ones((maps.shape[0], 2), dtype=torch.float32)
     before, now = maps[:, -2], maps[:, -1]
     same = before == now
     edge = _next_to_boundary(before) | _next_to_boundary(now)

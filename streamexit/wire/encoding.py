@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import singledispatch
+from typing import Literal
 
 from streamexit.exits import ExitRecord
 from streamexit.frame import FrameInfo
@@ -36,6 +37,7 @@ class ResultEncoder:
         pipeline: Name.
         num_exits: K.
         maps: What of segmentation maps is sent beyond the class shares of the frame.
+        cost_unit: Of the records' costs.
     """
 
     def __init__(
@@ -46,12 +48,14 @@ class ResultEncoder:
         pipeline: str,
         num_exits: int,
         maps: MapEncoder | None = None,
+        cost_unit: Literal["gflops", "milliseconds"] = "gflops",
     ) -> None:
         self._node = node
         self._boot_id = boot_id
         self._pipeline = pipeline
         self._num_exits = num_exits
         self._maps = maps
+        self._cost_unit: Literal["gflops", "milliseconds"] = cost_unit
 
     def __call__(self, record: ExitRecord, published_at: float) -> Result:
         """The message for `record`; exits count from 1 on the wire."""
@@ -70,7 +74,7 @@ class ResultEncoder:
             exit=record.exit + 1,
             exits=self._num_exits,
             score=_share(record.score),
-            cost=Cost(value=record.cost, unit="gflops"),
+            cost=Cost(value=record.cost, unit=self._cost_unit),
             latency_ms=round(record.latency_seconds * 1000, 3),
             answer=encode_answer(record.prediction, frame, self._maps),
             dropped_since_last=frame.dropped_before,

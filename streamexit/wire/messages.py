@@ -41,7 +41,7 @@ class Cost(Message):
     """What a frame cost."""
 
     value: Annotated[float, Field(gt=0)]
-    unit: Literal["gflops"]
+    unit: Literal["gflops", "milliseconds"]
 
 
 class TopClass(Message):
@@ -173,7 +173,7 @@ class Status(Message):
     message: str
     since: Timestamp
     fps: Annotated[float, Field(ge=0)]
-    decoder: Literal["software"]
+    decoder: Literal["software", "nvdec"]
     reconnects: Count
     frames: Count
     answered: Count

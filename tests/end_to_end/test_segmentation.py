@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from streamexit.backends.opening import BackendOptions
 from streamexit.calibration.collect import exit_figures, read_exits
 from streamexit.calibration.compare import compare
 from streamexit.calibration.record import record_sources, record_trace
@@ -61,7 +62,7 @@ def play(
         pipeline=pipeline,
         policy=load_policy(pipeline.policy_file(None), pipeline.costs.fractions),
         budget=Budget(budget),
-        device=device or torch.device("cpu"),
+        options=BackendOptions(device=str(device or "cpu"), precision="float32", batch=4),
         window=50,
         agreement=agreement,
         on_record=records.append,

@@ -33,9 +33,11 @@ class ScriptedBackend:
     """Scores come from the picture: pixel k is the score at exit k, in per cent."""
 
     num_stages: int = 3
-    max_batch: int = 4
+    sizes: tuple[int, ...] = (4, 4, 4)
     depth: int = 1
     device: str = "script"
+    released: list[Any] = field(default_factory=list)
+    ready: bool = True
     batches: list[tuple[int, int]] = field(default_factory=list)
     lose_a_row: bool = False
     on_submit: Callable[[], None] = lambda: None
@@ -47,14 +49,24 @@ class ScriptedBackend:
         scores = [float(image.flat[stage]) / 100 for image in states]
         answer = ([[stage, 0]] * len(states), [[0.9, 0.1]] * len(states))
         result = StageResult(scores[: len(scores) - self.lose_a_row], answer, list(states))
-        return Scripted(result)
+        return Scripted(result, self)
+
+    def release(self, states: Sequence[Any]) -> None:
+        """Note them."""
+        self.released += states
 
 
 @dataclass
 class Scripted:
-    """Done at once."""
+    """Done when the backend is ready."""
 
     value: StageResult
+    backend: ScriptedBackend
+
+    @property
+    def done(self) -> bool:
+        """Whether the device has got so far."""
+        return self.backend.ready
 
     def result(self) -> StageResult:
         """The scripted result."""
@@ -67,12 +79,13 @@ class Rig:
 
     backend: ScriptedBackend = field(default_factory=ScriptedBackend)
     delivered: list[ExitRecord] = field(default_factory=list)
+    deadline: float = float("inf")
 
     def __post_init__(self) -> None:
         task = ClassificationTask(labels=("zero", "one", "two"), top_k=2)
         self.clock = ManualClock()
         self.engine = Engine(self.delivered.append, clock=self.clock)
-        self.lane = PipelineLane(self.backend, task, COSTS, max_wait=1.0)
+        self.lane = PipelineLane(self.backend, task, COSTS)
         self.streams: dict[str, StreamLane] = {}
 
     def admit(self, stream: str, scores: tuple[int, int, int], now: float = 0.0) -> None:
@@ -80,7 +93,12 @@ class Rig:
         if stream not in self.streams:
             controller = BudgetController(TABLE, budget=0.5, window=10_000)
             self.streams[stream] = self.engine.add_stream(
-                stream, self.lane, controller, StreamCounters()
+                stream,
+                self.lane,
+                controller,
+                StreamCounters(),
+                max_wait=1.0,
+                deadline=self.deadline,
             )
         lane = self.streams[stream]
         lane.counters.seen()
@@ -207,9 +225,83 @@ def test_backend_must_answer_every_row() -> None:
         rig.run(flush=True)
 
 
-@pytest.mark.parametrize("max_batch", [1, 5, 64])
+def test_deadline_bounds_the_wait_over_all_stages() -> None:
+    """A row that may wait a second at each stage waits no more once its deadline has come."""
+    rig = Rig(deadline=1.5)
+    rig.admit("a", UNSURE, now=10.0)
+    assert rig.engine.next_due() == 11.0
+    rig.run(11.0)
+    assert rig.engine.next_due() == 11.5
+    rig.run(11.5)
+    assert rig.backend.batches == [(0, 1), (1, 1), (2, 1)]
+    assert rig.delivered[0].latency_seconds == 1.5
+
+
+def test_states_of_leavers_are_given_back() -> None:
+    """Whatever a backend keeps for a row, it hears of it when the row needs no more of it."""
+    rig = Rig()
+    for scores in (SURE, (1, 99, 99), UNSURE):
+        rig.admit("a", scores)
+    rig.run(flush=True)
+    assert [int(state.flat[0]) for state in rig.backend.released] == [99, 1, 1]
+
+
+def test_engine_does_not_wait_for_a_device_that_has_room() -> None:
+    """With room for another batch the engine goes on; when the device is full, it waits."""
+    rig = Rig(ScriptedBackend(depth=2, ready=False, sizes=(1, 1, 1)))
+    rig.admit("a", SURE)
+    assert rig.engine.step(wait=False)
+    assert not rig.engine.step(wait=False)
+    assert (rig.engine.in_flight, rig.delivered) == (1, [])
+    rig.admit("a", SURE)
+    assert rig.engine.step(wait=False)
+    assert (rig.engine.in_flight, len(rig.delivered)) == (1, 1)
+    rig.backend.ready = True
+    assert rig.engine.step(wait=False)
+    assert len(rig.delivered) == 2
+
+
+def test_lane_takes_no_more_than_it_has_room_for() -> None:
+    """A lane is full with a full batch at each stage and its batches in flight; it always drains."""
+    rig = Rig(ScriptedBackend(sizes=(4, 2, 1), depth=2))
+    admitted = 0
+    rig.admit("a", UNSURE)
+    while rig.lane.has_room:
+        rig.admit("a", UNSURE)
+        admitted += 1
+    assert rig.lane.load == rig.lane.capacity == 4 + 2 + 1 + 3 * 4
+    rig.run()
+    assert rig.lane.has_room
+
+
+def test_pipelines_share_the_device_by_cost() -> None:
+    """A stream with a cheap network gets its batches in between, not behind, those of a dear one."""
+    rig = Rig(ScriptedBackend(sizes=(1, 1, 1)))
+    order: list[str] = []
+    dear = PipelineLane(
+        ScriptedBackend(sizes=(1,), num_stages=1, on_submit=lambda: order.append("dear")),
+        rig.lane.task,
+        CostTable("gflops", (40.0,)),
+    )
+    rig.backend.on_submit = lambda: order.append("cheap")
+    table = ThresholdTable((1.0,), (), (), ())
+    stream = rig.engine.add_stream(
+        "dear", dear, BudgetController(table, budget=1.0), StreamCounters(), max_wait=1.0
+    )
+    for i in range(5):
+        stream.counters.seen()
+        frame = Frame(FrameInfo("dear", i, 0.0, 0.0), np.array([[[99, 99, 99]]], np.uint8))
+        rig.engine.admit(stream, frame)
+    for _ in range(20):
+        rig.admit("cheap", SURE)
+    rig.run(flush=True)
+    assert order.count("cheap") == 20
+    assert order[:21].count("dear") == 1
+
+
+@pytest.mark.parametrize("size", [1, 5, 64])
 def test_stages_one_by_one_equal_the_network(
-    toy_pipeline: Path, device: torch.device, max_batch: int
+    toy_pipeline: Path, device: torch.device, size: int
 ) -> None:
     """Frames regrouped between stages get the answer that the plain network gives them."""
     pipeline = load_pipeline(toy_pipeline)
@@ -219,14 +311,13 @@ def test_stages_one_by_one_equal_the_network(
         outputs = pipeline.network(torch.from_numpy(np.stack(images)))
     expected = torch.stack([o.logits.softmax(1) for o in outputs]).numpy()
     task = pipeline.build_task()
-    backend = TorchBackend(
-        pipeline.network, task, policy.scorer, device=device, max_batch=max_batch
-    )
+    backend = TorchBackend(pipeline.network, task, policy.scorer, device=device, sizes=(size,) * 3)
     records: list[ExitRecord] = []
     engine = Engine(records.append, clock=ManualClock())
-    lane = PipelineLane(backend, task, pipeline.costs, max_wait=0.0)
+    lane = PipelineLane(backend, task, pipeline.costs)
     counters = StreamCounters()
-    stream = engine.add_stream("a", lane, BudgetController(policy.table, budget=0.6), counters)
+    controller = BudgetController(policy.table, budget=0.6)
+    stream = engine.add_stream("a", lane, controller, counters, max_wait=0.0)
     for i, image in enumerate(images):
         counters.seen()
         engine.admit(stream, Frame(FrameInfo("a", i, float(i), 0.0), image))
