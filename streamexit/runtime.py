@@ -41,6 +41,10 @@ PATIENT_SECONDS = 1.0
 """How long a frame of a recording that is read as fast as possible waits for a full batch: nobody
 waits for it, and half-empty batches would cost everybody."""
 
+PUMP_SECONDS = 0.01
+"""Between two looks for results: under load they go out several at a time, and the threads that make
+them are disturbed a hundred times a second at most."""
+
 OUTBOX_RESULTS = 4000
 TICK_SECONDS = 0.5
 PATIENCE_SECONDS = 2.0
@@ -328,6 +332,7 @@ class Node:
             while record := self._outbox.take():
                 await self._publish(record)
             self._worker.wake()
+            await asyncio.sleep(0 if self.stopping else PUMP_SECONDS)
 
     async def _publish(self, record: ExitRecord) -> None:
         stream_id, now = record.frame.stream_id, time.time()

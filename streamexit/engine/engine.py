@@ -89,6 +89,7 @@ class PipelineLane:
         capacity: Rows that the lane takes: a full batch waiting at each stage, and the batches that
             may be in flight.
         loads: Per stage.
+        inside: Rows that were admitted and have not left.
         served: What the lane has had of the device, in cost per stream; see `Engine`.
     """
 
@@ -100,18 +101,13 @@ class PipelineLane:
         self.capacity = sum(backend.sizes) + (backend.depth + 1) * max(backend.sizes)
         self.loads = [StageLoad() for _ in backend.sizes]
         self.streams = 0
-        self.rows_in_flight = 0
+        self.inside = 0
         self.served = 0.0
-
-    @property
-    def load(self) -> int:
-        """Rows that wait for a stage or are in one."""
-        return len(self.batcher) + self.rows_in_flight
 
     @property
     def has_room(self) -> bool:
         """Whether another frame may be admitted."""
-        return self.load < self.capacity
+        return self.inside < self.capacity
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +176,9 @@ class Engine:
         stream.next_seq += 1
         stream.open_rows.append(row)
         lane = stream.pipeline
-        if not lane.load:  # what it did not use while it was idle is not owed to it
+        if not lane.inside:  # what it did not use while it was idle is not owed to it
             lane.served = max(lane.served, self._served_last)
+        lane.inside += 1
         lane.batcher.add(0, row, stream=stream.stream_id, due=stream.due(row, now))
 
     def step(self, *, flush: bool = False, wait: bool = True) -> bool:
@@ -206,7 +203,6 @@ class Engine:
             return worked
         result = oldest.pending.result()
         self._in_flight.popleft()
-        oldest.lane.rows_in_flight -= len(oldest.batch.rows)
         self._decide(oldest.lane, oldest.batch, result)
         return True
 
@@ -222,8 +218,9 @@ class Engine:
 
     @property
     def load(self) -> int:
-        """Rows of all pipelines that wait for a stage or are in one."""
-        return sum(lane.load for lane in self._lanes)
+        """Rows that wait for a stage or are in one."""
+        in_flight = sum(len(flight.batch.rows) for flight in self._in_flight)
+        return in_flight + sum(len(lane.batcher) for lane in self._lanes)
 
     def drop_rest(self) -> None:
         """Give up on every frame that has not been handed out; they count as dropped, `stopped`.
@@ -235,7 +232,7 @@ class Engine:
         self._in_flight.clear()
         for lane in self._lanes:
             lane.batcher.clear()
-            lane.rows_in_flight = 0
+            lane.inside = 0
         for stream in self._streams:
             if stream.open_rows:
                 stream.counters.drop("stopped", len(stream.open_rows))
@@ -248,9 +245,11 @@ class Engine:
             EngineError: The books do not balance; a defect of ours.
         """
         unanswered = sum(row.record is None for stream in self._streams for row in stream.open_rows)
-        if unanswered != self.load:
+        inside = sum(lane.inside for lane in self._lanes)
+        if not unanswered == self.load == inside:
             raise EngineError(
-                f"{unanswered} frames have no answer, but {self.load} rows wait for a stage"
+                f"{unanswered} frames have no answer, but {self.load} rows wait for a stage and "
+                f"{inside} are counted"
             )
         for stream in self._streams:
             if stream.counters.in_flight < len(stream.open_rows):
@@ -278,7 +277,6 @@ class Engine:
         k, rows = batch.stage, len(batch.rows)
         self._served_last = lane.served
         lane.served += lane.costs.of_stage(k) * rows / lane.streams
-        lane.rows_in_flight += rows
         lane.loads[k].batches += 1
         lane.loads[k].rows += rows
         pending = lane.backend.submit(k, [row.state for row in batch.rows])
@@ -303,6 +301,7 @@ class Engine:
     def _leave(
         self, lane: PipelineLane, row: Row, k: int, result: StageResult, i: int, now: float
     ) -> None:
+        lane.inside -= 1
         row.state = None
         row.record = ExitRecord(
             frame=row.frame,

@@ -146,8 +146,9 @@ class EngineWorker:
         return admitted
 
     def _take(self, feed: Feed, hold: bool) -> Frame | None:
-        held = hold and not feed.buffer.live
-        return None if held or not feed.lane.pipeline.has_room else feed.buffer.take()
+        if not feed.lane.pipeline.has_room or (hold and not feed.buffer.live):
+            return None
+        return feed.buffer.take()
 
     def _patience(self, now: float) -> float:
         if self._engine.in_flight:

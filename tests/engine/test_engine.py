@@ -269,7 +269,7 @@ def test_lane_takes_no_more_than_it_has_room_for() -> None:
     while rig.lane.has_room:
         rig.admit("a", UNSURE)
         admitted += 1
-    assert rig.lane.load == rig.lane.capacity == 4 + 2 + 1 + 3 * 4
+    assert rig.lane.inside == rig.lane.capacity == 4 + 2 + 1 + 3 * 4
     rig.run()
     assert rig.lane.has_room
 
