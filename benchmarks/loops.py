@@ -108,7 +108,7 @@ def torch_eager(clip: Path, network: str, streams: int, seconds: float) -> float
 
 def one_request(clip: Path, network: str, streams: int, seconds: float) -> float:
     """PyAV and one OpenVINO request with all cores, one after the other."""
-    request = _compiled(network, {"PERFORMANCE_HINT": "LATENCY"}).create_infer_request()
+    request = compiled_network(network, {"PERFORMANCE_HINT": "LATENCY"}).create_infer_request()
     meter = Meter(seconds)
     for image in frames(clip):
         next(iter(request.infer([image[None]]).values())).argmax(1)
@@ -135,14 +135,15 @@ LOOPS: dict[str, Callable[[Path, str, int, float], float]] = {
 }
 
 
-def _compiled(network: str, settings: dict[str, Any]) -> ov.CompiledModel:
+def compiled_network(network: str, settings: dict[str, Any]) -> ov.CompiledModel:
+    """OpenVINO, bf16, one picture at a time."""
     example = torch.zeros(1, SIDE, SIDE, 3, dtype=torch.uint8)
     model = ov.convert_model(Whole(network), example_input=example, input=[1, SIDE, SIDE, 3])
     return ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16", **settings})
 
 
 def _queue_rate(network: str, seconds: float, images: Iterator[Image]) -> float:
-    compiled = _compiled(network, {"PERFORMANCE_HINT": "THROUGHPUT"})
+    compiled = compiled_network(network, {"PERFORMANCE_HINT": "THROUGHPUT"})
     jobs = ov.AsyncInferQueue(compiled)
     meter = Meter(seconds)
 

@@ -75,6 +75,7 @@ class Node:
         broker: Its address; None without one, and before `run`.
         streams: Attached, by id.
         lanes: Of the engine, one per pipeline and policy.
+        outbox: Between the engine and the sinks.
         device: Where the networks run.
         stopping: Whether the end has begun; a broker of the node's own ends with it.
 
@@ -103,11 +104,11 @@ class Node:
         self._worker = EngineWorker(
             self._engine,
             self._feeds,
-            hold_recordings=lambda: self._outbox.crowded,
+            hold_recordings=lambda: self.outbox.crowded,
             clock=time.monotonic,
             on_failure=self._fail,
         )
-        self._outbox = Outbox(capacity=OUTBOX_RESULTS, wake=self._wake_pump)
+        self.outbox = Outbox(capacity=OUTBOX_RESULTS, wake=self._wake_pump)
         self.device = ""
         plans = plan_streams(document)
         self._backend_options = plan_backend(document)
@@ -320,19 +321,21 @@ class Node:
 
     def _deliver(self, record: ExitRecord) -> None:
         """On the engine's thread."""
-        self._outbox.put(record)
+        self.outbox.put(record)
 
     def _wake_pump(self) -> None:
         self._on_loop(self._pump_wanted.set)
 
     async def _pump(self) -> None:
-        while not self.stopping:
+        while True:
             await self._pump_wanted.wait()
             self._pump_wanted.clear()
-            while record := self._outbox.take():
+            while record := self.outbox.take():
                 await self._publish(record)
             self._worker.wake()
-            await asyncio.sleep(0 if self.stopping else PUMP_SECONDS)
+            if self.stopping:
+                return
+            await asyncio.sleep(PUMP_SECONDS)
 
     async def _publish(self, record: ExitRecord) -> None:
         stream_id, now = record.frame.stream_id, time.time()
@@ -369,7 +372,7 @@ class Node:
     def _everything_done(self) -> bool:
         """Whether every recording has ended and all its results have been passed on."""
         ended = all(stream.finished for stream in self.streams.values())
-        passed_on = not self._outbox.statistics().length and not (
+        passed_on = not self.outbox.statistics().length and not (
             self.session and self.session.backlog
         )
         return ended and self._worker.snapshot.idle and passed_on
@@ -422,14 +425,14 @@ class Node:
             answered=sum(c.answered for c in counters),
             dropped=dict(dropped),
             rows_waiting=self._worker.snapshot.rows_waiting,
-            outbox_length=self._outbox.statistics().length,
+            outbox_length=self.outbox.statistics().length,
             results_lost=self.results_lost(),
         )
 
     def results_lost(self) -> dict[str, int]:
         """Results that did not reach the broker, by reason."""
         lost: Counter[str] = Counter(self.session.lost if self.session else {})
-        outbox = self._outbox.statistics()
+        outbox = self.outbox.statistics()
         lost["queue_full"] += outbox.dropped
         if self.stopping:
             lost["not_sent"] += outbox.length

@@ -1,0 +1,106 @@
+"""Speed and correctness together: what backends say of real frames, beside eager float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from streamexit.backends.backend import Backend
+from streamexit.backends.opening import BackendOptions, open_backend
+from streamexit.errors import ConfigurationError
+from streamexit.models.pipeline import Pipeline, load_pipeline
+from streamexit.preprocessing import Image
+from streamexit.scheduling.policy import load_policy
+from streamexit.sources.opening import open_source
+from tests.conftest import ROOT
+
+CUDA = pytest.mark.needs_cuda
+CLIPS = ("bikes.mp4", "car-detection.mp4", "highway_video02.avi")
+PER_CLIP = 30
+
+BOUNDS = {
+    # share of frames with the same answer at least, mean and largest difference of scores at most
+    "float32": (1.0, 2e-5, 1e-3),
+    "bf16": (0.93, 0.02, 0.15),
+}
+"""float32 in another order of operations; bf16 has 8 bits of mantissa. The clips' frames are far from
+what the CIFAR network has learned, so many answers are near ties: the worst case for agreement."""
+
+
+def frames(pipeline: Pipeline, data: Path) -> list[Image]:
+    """Every tenth frame or so of real clips."""
+    pictures: list[Image] = []
+    for clip in CLIPS:
+        source = open_source(
+            str(data / "videos" / clip),
+            preprocessing=pipeline.network.preprocessing,
+            labels=pipeline.labels,
+        )
+        every = [np.asarray(p.image) for p in source.pictures(lambda reason: None)]
+        pictures += every[:: len(every) // PER_CLIP][:PER_CLIP]
+    return pictures
+
+
+def run(
+    backend: Backend, pipeline: Pipeline, pictures: Sequence[Image]
+) -> tuple[np.ndarray, list[list[Any]]]:
+    """Scores [K, N], and answers per exit, of all frames at all exits."""
+    task = pipeline.build_task()
+    size = backend.sizes[0]
+    scores: list[list[float]] = [[] for _ in range(backend.num_stages)]
+    answers: list[list[Any]] = [[] for _ in range(backend.num_stages)]
+    for begin in range(0, len(pictures), size):
+        states: Sequence[Any] = pictures[begin : begin + size]
+        for k in range(backend.num_stages):
+            result = backend.submit(k, states).result()
+            scores[k] += result.scores
+            answers[k] += [
+                task.target(task.prediction(result.answer, i)) for i in range(len(states))
+            ]
+            states = result.states
+    return np.array(scores), answers
+
+
+@pytest.mark.parametrize("policy", ["direct", "eenet"])
+@pytest.mark.parametrize(
+    ("kind", "device", "precision"),
+    [
+        ("openvino", "cpu", "float32"),
+        ("openvino", "cpu", "bf16"),
+        pytest.param("torch", "cuda:0", "float32", marks=CUDA),
+        pytest.param("cuda", "cuda:0", "bf16", marks=CUDA),
+    ],
+)
+@pytest.mark.parametrize("name", ["cifar10-resnet20", "street-segmentation"])
+def test_answers_agree_with_eager_float32(
+    data: Path, name: str, kind: str, device: str, precision: str, policy: str
+) -> None:
+    """On real frames, at every exit, within the stated bounds."""
+    pipeline = load_pipeline(ROOT / "pipelines" / name)
+    task = pipeline.build_task()
+    scorer = load_policy(pipeline.policy_file(policy), pipeline.costs.fractions).scorer
+    pictures = frames(pipeline, data)[:: 6 if task.gives_maps else 1]
+
+    def opened(options: BackendOptions) -> Backend:
+        return open_backend(pipeline.network, task, scorer, options)
+
+    try:
+        ours = opened(BackendOptions(kind, device, precision, batch=5))
+    except ConfigurationError as error:
+        pytest.skip(str(error))  # a processor without bf16
+    scores, answers = run(ours, pipeline, pictures)
+    eager = BackendOptions("torch", "cpu", "float32", batch=5)
+    expected, theirs = run(opened(eager), pipeline, pictures)
+    same, mean, most = BOUNDS[precision]
+    assert np.abs(scores - expected).mean() <= mean
+    assert np.abs(scores - expected).max() <= most
+    for k in range(len(expected)):
+        agreed = [
+            np.mean(np.asarray(a) == np.asarray(b))
+            for a, b in zip(answers[k], theirs[k], strict=True)
+        ]
+        assert np.mean(agreed) >= same - (1e-3 if task.gives_maps else 0), k
