@@ -115,7 +115,7 @@ async def _measured(node: Node, seconds: float) -> Outcome:
     node.stop()
     await run
     answers = after["answers"] - before["answers"]
-    lanes = node.lanes
+    lanes = list(node.lanes.values())
     return Outcome(
         rate=answers / (ended - began),
         mean_fraction=float(

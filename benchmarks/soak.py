@@ -73,7 +73,7 @@ def main() -> None:
     )
     outbox = node.outbox.statistics()
     print(f"outbox: at most {outbox.peak} of {outbox.capacity} results, {outbox.dropped} dropped")
-    for lane in node.lanes:
+    for lane in node.lanes.values():
         print(f"engine: {lane.inside} rows left of {lane.capacity} at most")
     counters = [stream.counters for stream in node.streams.values()]
     print(f"frames {sum(c.frames for c in counters)}, answered {sum(c.answered for c in counters)}")

@@ -82,8 +82,10 @@ class FrameBuffer:
         return True
 
     def _wait_for_room(self) -> None:
-        """Until half of the room is free: decoding several frames in a row costs less than one by one,
-        for the threads change places less often."""
+        """Wait until half of the room is free.
+
+        Decoding several frames in a row costs less: the threads change places less often.
+        """
         self._waiting = True
         while len(self._frames) > self._capacity // 2 and not self._closed:
             self._changed.wait()

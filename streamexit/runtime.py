@@ -34,7 +34,7 @@ from streamexit.sinks.jsonl import JsonlSink
 from streamexit.sinks.mqtt import BrokerAddress, MqttSession
 from streamexit.sources.reader import Reader, StreamState
 from streamexit.wire.encoding import ResultEncoder
-from streamexit.wire.messages import MESSAGES, Info, Message, Stats, timestamp
+from streamexit.wire.messages import MESSAGES, Info, Message, NetworkLoad, Stats, timestamp
 from streamexit.wire.topics import Topics
 
 PATIENT_SECONDS = 1.0
@@ -74,7 +74,7 @@ class Node:
         session: With the broker; None without one.
         broker: Its address; None without one, and before `run`.
         streams: Attached, by id.
-        lanes: Of the engine, one per pipeline and policy.
+        lanes: Of the engine, by pipeline and policy.
         outbox: Between the engine and the sinks.
         device: Where the networks run.
         stopping: Whether the end has begun; a broker of the node's own ends with it.
@@ -162,11 +162,11 @@ class Node:
     def _build(self, plans: list[PlannedStream]) -> None:
         lanes: dict[tuple[Path, str], PipelineLane] = {}
         for plan in plans:
-            key = (plan.pipeline.folder, plan.policy.name)
+            key = _lane_key(plan)
             if key not in lanes:
                 lanes[key] = self._lane(plan)
             self._add(plan, lanes[key])
-        self.lanes = list(lanes.values())
+        self.lanes = {(p.pipeline.name, p.policy.name): lanes[_lane_key(p)] for p in plans}
 
     def _lane(self, plan: PlannedStream) -> PipelineLane:
         task = plan.pipeline.build_task()
@@ -427,6 +427,7 @@ class Node:
             rows_waiting=self._worker.snapshot.rows_waiting,
             outbox_length=self.outbox.statistics().length,
             results_lost=self.results_lost(),
+            networks=[_network_load(*names, lane) for names, lane in self.lanes.items()],
         )
 
     def results_lost(self) -> dict[str, int]:
@@ -442,6 +443,26 @@ class Node:
         """From any thread; after the loop has ended nobody is left to care."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(callback, *args)
+
+
+def _lane_key(plan: PlannedStream) -> tuple[Path, str]:
+    """Streams with the same key share batches."""
+    return plan.pipeline.folder, plan.policy.name
+
+
+def _network_load(pipeline: str, policy: str, lane: PipelineLane) -> NetworkLoad:
+    backend = lane.backend
+    return NetworkLoad(
+        pipeline=pipeline,
+        policy=policy,
+        device=backend.device,
+        batch=list(backend.sizes),
+        fill=[
+            load.rows / load.batches / size if load.batches else None
+            for load, size in zip(lane.loads, backend.sizes, strict=True)
+        ],
+        notes=backend.notes,
+    )
 
 
 async def _end(task: asyncio.Task[None] | None, deadline: float) -> None:

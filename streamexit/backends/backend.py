@@ -52,12 +52,14 @@ class Backend(Protocol):
         sizes: Rows of a full batch, per stage; `submit` takes any number up to that.
         depth: Batches that may be in flight at once, so that the device never waits for a decision.
         device: For people: where, with what, how precisely.
+        notes: For people: what the device could not do as wanted.
     """
 
     num_stages: int
     sizes: tuple[int, ...]
     depth: int
     device: str
+    notes: list[str]
 
     def submit(self, stage: int, states: Sequence[RowState]) -> Pending:
         """Start stage `stage` on a batch; batches are asked for in the order of submission.

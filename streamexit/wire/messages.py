@@ -213,6 +213,21 @@ class Info(Message):
     schemas: list[str]
 
 
+class NetworkLoad(Message):
+    """A pipeline's network on the device."""
+
+    pipeline: str
+    policy: str
+    device: str
+    """Device, backend, precision."""
+    batch: list[Count]
+    """Rows of a full batch, per stage."""
+    fill: list[Share | None]
+    """Mean rows of a batch since the start, as a share of a full one; null before the first."""
+    notes: list[str]
+    """What the device could not do as wanted, such as batches that did not fit into its memory."""
+
+
 class Stats(Message):
     """The node in numbers, every few seconds."""
 
@@ -227,6 +242,7 @@ class Stats(Message):
     rows_waiting: Count
     outbox_length: Count
     results_lost: dict[str, Count]
+    networks: list[NetworkLoad]
 
 
 MESSAGES: dict[str, type[Message]] = {

@@ -172,6 +172,7 @@ class Timed:
     num_stages: int = 2
     depth: int = 2
     device: str = "clockwork"
+    notes: list[str] = field(default_factory=list)
     open: int = 0
     most_open: int = 0
     sizes: tuple[int, ...] = field(init=False)

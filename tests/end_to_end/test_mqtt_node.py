@@ -129,6 +129,9 @@ def test_every_result_arrives(
             assert subscriber.latest[f"stream/{stream}/state"]["label"] == last
         assert subscriber.latest["info"]["streams"] == ["a", "b"]
         assert subscriber.latest["stats"]["node"] == "test"
+        (network,) = subscriber.latest["stats"]["networks"]
+        assert (network["pipeline"], network["policy"], network["notes"]) == ("toy", "direct", [])
+        assert len(network["batch"]) == len(network["fill"]) == 3
 
     run(body)
 

@@ -36,6 +36,7 @@ class ScriptedBackend:
     sizes: tuple[int, ...] = (4, 4, 4)
     depth: int = 1
     device: str = "script"
+    notes: list[str] = field(default_factory=list)
     released: list[Any] = field(default_factory=list)
     ready: bool = True
     batches: list[tuple[int, int]] = field(default_factory=list)
