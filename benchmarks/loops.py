@@ -123,7 +123,7 @@ def async_queue(clip: Path, network: str, streams: int, seconds: float) -> float
         return _queue_rate(network, seconds, frames(clip))
     waiting: queue.Queue[Image] = queue.Queue(maxsize=4 * streams)
     with _Decoders(clip, streams, waiting.put):
-        return _queue_rate(network, seconds, iter(waiting.get, None))
+        return _queue_rate(network, seconds, (waiting.get() for _ in itertools.count()))
 
 
 LOOPS: dict[str, Callable[[Path, str, int, float], float]] = {

@@ -135,7 +135,9 @@ class Replay:
         self._budget = budget.as_fraction(pipeline.costs)
         self._table = policy.table
         self._on_record = on_record
-        backend = open_backend(pipeline.network, self._task, policy.scorer, options)
+        backend = open_backend(
+            pipeline.network, self._task, policy.scorer, options, quantised=pipeline.quantised
+        )
         self._now = 0.0
         self._engine = Engine(self._record, clock=lambda: self._now)
         self._full_engine = Engine(self._compare, clock=lambda: self._now) if agreement else None

@@ -171,7 +171,11 @@ class Node:
     def _lane(self, plan: PlannedStream) -> PipelineLane:
         task = plan.pipeline.build_task()
         backend = open_backend(
-            plan.pipeline.network, task, plan.policy.scorer, self._backend_options
+            plan.pipeline.network,
+            task,
+            plan.policy.scorer,
+            self._backend_options,
+            quantised=plan.pipeline.quantised,
         )
         self.device = backend.device
         return PipelineLane(backend, task, plan.pipeline.costs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,8 @@ class BackendOptions:
     Attributes:
         kind: One of `KINDS`; "auto" is OpenVINO on a CPU and CUDA graphs on a GPU.
         device: auto, cpu, cuda:0 ...
-        precision: "auto" (bf16 where the device is good at it), "bf16" or "float32".
+        precision: "auto" (bf16 where the device is good at it), "bf16", "float32", or, with OpenVINO
+            and a quantised pipeline, "int8".
         batch: Rows of a full batch at every stage; None lets a measurement choose.
         max_batch: The largest that it may choose.
     """
@@ -85,9 +87,21 @@ def _precision(kind: str, asked: str) -> str:
 
 
 def open_backend(
-    network: MultiExitNetwork, task: Task, scorer: Scorer, options: BackendOptions
+    network: MultiExitNetwork,
+    task: Task,
+    scorer: Scorer,
+    options: BackendOptions,
+    *,
+    quantised: Sequence[Path] = (),
 ) -> Backend:
     """Make the backend that is asked for; where no batch size is given, measure once and remember.
+
+    Args:
+        network: In eval mode.
+        task: Reads the logits.
+        scorer: Scores what was read.
+        options: Where and how.
+        quantised: See `Pipeline.quantised`.
 
     Raises:
         ConfigurationError: See `BackendOptions.resolve`.
@@ -96,12 +110,17 @@ def open_backend(
     if options.batch is not None:
         sizes = (options.batch,) * network.num_exits
     else:
-        sizes = remembered_profile(network, task, scorer, options).sizes()
-    return _make(network, task, scorer, options, sizes)
+        sizes = remembered_profile(network, task, scorer, options, quantised=quantised).sizes()
+    return _make(network, task, scorer, options, sizes, quantised)
 
 
 def remembered_profile(
-    network: MultiExitNetwork, task: Task, scorer: Scorer, options: BackendOptions
+    network: MultiExitNetwork,
+    task: Task,
+    scorer: Scorer,
+    options: BackendOptions,
+    *,
+    quantised: Sequence[Path] = (),
 ) -> Profile:
     """The profile of scored stages with these options, from the cache folder if it is there."""
     key = content_key(network, task, scorer, *map(str, vars(options.resolve()).values()))
@@ -109,7 +128,7 @@ def remembered_profile(
     try:
         return Profile.load(path)
     except PipelineError:
-        profile = measure_profile(network, task, scorer, options)
+        profile = measure_profile(network, task, scorer, options, quantised=quantised)
         with contextlib.suppress(OSError):  # it is measured again next time
             profile.save(path)
         return profile
@@ -143,7 +162,12 @@ def device_costs(folder: Path, options: BackendOptions) -> CostTable:
 
 
 def measure_profile(
-    network: MultiExitNetwork, task: Task, scorer: Scorer, options: BackendOptions
+    network: MultiExitNetwork,
+    task: Task,
+    scorer: Scorer,
+    options: BackendOptions,
+    *,
+    quantised: Sequence[Path] = (),
 ) -> Profile:
     """Time the stages on noise."""
     options = options.resolve()
@@ -151,7 +175,7 @@ def measure_profile(
     random = np.random.default_rng(0)
     pictures = list(random.integers(0, 256, (4, p.height, p.width, 3), dtype=np.uint8))
     return measure(
-        lambda size: _make(network, task, scorer, options, (size,) * network.num_exits),
+        lambda size: _make(network, task, scorer, options, (size,) * network.num_exits, quantised),
         pictures,
         most=options.max_batch,
         clock=time.perf_counter,
@@ -164,13 +188,20 @@ def _make(
     scorer: Scorer,
     options: BackendOptions,
     sizes: tuple[int, ...],
+    quantised: Sequence[Path],
 ) -> Backend:
     """Of options that are resolved."""
     device = torch.device(options.device)
     if options.kind == "openvino":
         cache: Path = cache_folder()
         return OpenVinoBackend(
-            network, task, scorer, sizes=sizes, precision=options.precision, cache=cache
+            network,
+            task,
+            scorer,
+            sizes=sizes,
+            precision=options.precision,
+            cache=cache,
+            quantised=quantised,
         )
     if options.kind == "cuda":
         return CudaBackend(

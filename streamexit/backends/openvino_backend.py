@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 
 from streamexit.backends.backend import Pending, RowState, StageResult
 from streamexit.backends.devices import title, usable_cores
+from streamexit.backends.openvino_int8 import load_quantised_stages
 from streamexit.backends.openvino_stages import ANSWER, STATE, load_stages
 from streamexit.errors import ConfigurationError
 from streamexit.models.network import MultiExitNetwork
 from streamexit.scheduling.scorers import Scorer
 from streamexit.tasks.readout import Task
 
-PRECISIONS = ("float32", "bf16")
+PRECISIONS = ("float32", "bf16", "int8")
 
 
 class OpenVinoBackend:
@@ -40,9 +41,11 @@ class OpenVinoBackend:
         sizes: Rows of a full batch, per stage.
         precision: One of `PRECISIONS`, or "auto": bf16 where the processor has it.
         cache: Folder of converted stages.
+        quantised: The pipeline's stages in 8-bit integers, for precision int8; what is not quantised
+            there computes in the processor's best precision.
 
     Raises:
-        ConfigurationError: bf16 on a processor without it.
+        ConfigurationError: bf16 on a processor without it, int8 without quantised stages.
     """
 
     def __init__(
@@ -54,11 +57,20 @@ class OpenVinoBackend:
         sizes: Sequence[int],
         precision: str,
         cache: Path,
+        quantised: Sequence[Path] = (),
     ) -> None:
         self._core = ov.Core()
         self.precision = pick_precision(precision)
         self._cores = usable_cores()
-        self._models = load_stages(network, task, scorer, cache=cache)
+        if self.precision == "int8":
+            if not quantised:
+                raise ConfigurationError(
+                    "precision: int8 needs quantised stages; make them with: streamexit quantise "
+                    "PIPELINE"
+                )
+            self._models = load_quantised_stages(quantised, task, scorer)
+        else:
+            self._models = load_stages(network, task, scorer, cache=cache)
         self.num_stages = len(self._models)
         self.sizes = tuple(sizes)
         self.depth = 2 * self._cores
@@ -94,7 +106,7 @@ class OpenVinoBackend:
             {
                 "NUM_STREAMS": self._cores,
                 "INFERENCE_NUM_THREADS": self._cores,
-                "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "float32": "f32"}[self.precision],
+                "INFERENCE_PRECISION_HINT": "f32" if self.precision == "float32" else _hint(),
                 # Every stage has threads of its own; pinned, two could share a core while another
                 # core is idle.
                 "ENABLE_CPU_PINNING": False,
@@ -115,14 +127,22 @@ def pick_precision(name: str) -> str:
     Raises:
         ConfigurationError: Unknown, or bf16 on a processor without it.
     """
-    has_bf16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if name == "auto":
-        return "bf16" if has_bf16 else "float32"
+        return "bf16" if _has_bf16() else "float32"
     if name not in PRECISIONS:
         raise ConfigurationError(f"precision: {name!r} is not one of auto, {', '.join(PRECISIONS)}")
-    if name == "bf16" and not has_bf16:
+    if name == "bf16" and not _has_bf16():
         raise ConfigurationError("precision: this processor has no bf16; use auto or float32")
     return name
+
+
+def _hint() -> str:
+    """What the processor computes fastest in, of floating-point numbers."""
+    return "bf16" if _has_bf16() else "f32"
+
+
+def _has_bf16() -> bool:
+    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _row_shape(port: Any) -> list[int]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import openvino as ov
@@ -25,8 +26,7 @@ from streamexit.tasks.readout import Task
 SCORES, ANSWER, STATE = "scores", "answer", "state"
 """Names of a model's outputs: one `scores` [N], then "answer0" ..., "state0" ..., all [N, ...]."""
 
-
-FORM = "2"
+FORM = "3"
 """Of the conversion below; to be raised with each change of it."""
 
 
@@ -59,22 +59,12 @@ def load_stages(
 
 
 def convert_stages(network: MultiExitNetwork, task: Task, scorer: Scorer) -> list[ov.Model]:
-    """Trace each stage on two pictures of nothing, and convert."""
-    p = network.preprocessing
-    state: tuple[Tensor, ...] = (torch.zeros(2, p.height, p.width, 3, dtype=torch.uint8),)
+    """See `load_stages`, without the cache."""
+    state = pictures_of(network)
     converted = []
     for k in range(network.num_exits):
-        stage = _Flat(ScoredStage(network, task, scorer, k))
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of tracing: that sizes become constants is meant
-            decoder = TorchScriptPythonDecoder(stage.eval(), example_input=state)
-            frontend = FrontEndManager().load_by_framework("pytorch")
-            model = frontend.convert(frontend.load(decoder))
-            outputs = stage(*state)
-        model.reshape({i: [-1, *tensor.shape[1:]] for i, tensor in enumerate(state)})
-        for output, name in zip(model.outputs, stage.names, strict=True):
-            output.get_tensor().set_names({name})
-        model.validate_nodes_and_infer_types()
+        stage = _FlatStage(ScoredStage(network, task, scorer, k))
+        model, outputs = convert(stage, state)
         converted.append(model)
         state = tuple(
             t for t, name in zip(outputs, stage.names, strict=True) if name.startswith(STATE)
@@ -82,13 +72,51 @@ def convert_stages(network: MultiExitNetwork, task: Task, scorer: Scorer) -> lis
     return converted
 
 
-class _Flat(nn.Module):
+def convert(module: NamedOutputs, inputs: Sequence[Tensor]) -> tuple[ov.Model, tuple[Tensor, ...]]:
+    """Trace a module on some inputs, and convert it.
+
+    Args:
+        module: In any mode; it is traced in eval mode.
+        inputs: Tensors [N, ...].
+
+    Returns:
+        The model with a free number of rows, and what the module gave.
+    """
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tracing: that sizes become constants is meant
+        decoder = TorchScriptPythonDecoder(module.eval(), example_input=tuple(inputs))
+        frontend = FrontEndManager().load_by_framework("pytorch")
+        model = frontend.convert(frontend.load(decoder))
+        outputs: tuple[Tensor, ...] = module(*inputs)
+    model.reshape({i: [-1, *tensor.shape[1:]] for i, tensor in enumerate(inputs)})
+    for output, name in zip(model.outputs, module.names, strict=True):
+        output.get_tensor().set_names({name})
+    model.validate_nodes_and_infer_types()
+    return model, outputs
+
+
+class NamedOutputs(nn.Module):
+    """Takes tensors, gives tensors, and says what they are.
+
+    Attributes:
+        names: Of the outputs, once it has run.
+    """
+
+    names: list[str]
+
+
+def pictures_of(network: MultiExitNetwork) -> tuple[Tensor, ...]:
+    """Two pictures of nothing, as the first stage takes them."""
+    p = network.preprocessing
+    return (torch.zeros(2, p.height, p.width, 3, dtype=torch.uint8),)
+
+
+class _FlatStage(NamedOutputs):
     """A scored stage with its state as arguments and its outputs in a row."""
 
     def __init__(self, stage: ScoredStage) -> None:
         super().__init__()
         self._stage = stage
-        self.names: list[str] = []
 
     def forward(self, *state: Tensor) -> tuple[Tensor, ...]:
         """`scores`, then the answer, then the state.

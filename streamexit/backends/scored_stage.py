@@ -44,10 +44,37 @@ class ScoredStage(nn.Module):
         k = self._k
         past, carry, features = (None, None, state) if k == 0 else (state[0], state[1], state[2:])
         output = self._network.run_stage(k, features)
-        readout = self._task.read(output.logits, carry)
-        if past is None:
-            past = readout.distribution.new_zeros((readout.distribution.shape[0], 0))
-        evidence = Evidence(readout.distribution, readout.confidence, past, output.confidence)
-        scores = self._scorer.score(k, evidence)
-        new_past = cat([past, scores[:, None]], dim=1)
-        return ScoredOutput(scores, readout.answer, (new_past, readout.carry, *output.features))
+        read = read_and_score(
+            self._task, self._scorer, k, output.logits, output.confidence, past, carry
+        )
+        return read._replace(state=(*read.state, *output.features))
+
+
+def read_and_score(
+    task: Task,
+    scorer: Scorer,
+    k: int,
+    logits: Tensor,
+    branch: Tensor | None,
+    past: Tensor | None,
+    carry: Tensor | None,
+) -> ScoredOutput:
+    """What follows on stage k of the network itself; the state is without features.
+
+    Args:
+        task: Reads the logits.
+        scorer: Scores what was read.
+        k: This stage.
+        logits: [N, C, ...].
+        branch: [N], of networks with a confidence branch.
+        past: [N, k], scores so far; None at stage 0.
+        carry: The task's, from the stage before; None at stage 0.
+    """
+    readout = task.read(logits, carry)
+    if past is None:
+        past = readout.distribution.new_zeros((readout.distribution.shape[0], 0))
+    evidence = Evidence(readout.distribution, readout.confidence, past, branch)
+    scores = scorer.score(k, evidence)
+    return ScoredOutput(
+        scores, readout.answer, (cat([past, scores[:, None]], dim=1), readout.carry)
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streamexit.cli.app import app, reporting_errors
 from streamexit.cli.demo import demo
-from streamexit.cli.making import fit, train
+from streamexit.cli.making import fit, quantise, train
 from streamexit.cli.node import check, run
 from streamexit.cli.profiling import profile
 from streamexit.cli.replaying import replay
@@ -13,5 +13,5 @@ from streamexit.cli.watching import watch
 
 __all__ = ["app"]
 
-for command in (demo, run, check, replay, watch, train, fit, record, compare, profile):
+for command in (demo, run, check, replay, watch, train, fit, record, compare, profile, quantise):
     app.command()(reporting_errors(command))

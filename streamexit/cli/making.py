@@ -17,7 +17,7 @@ DataOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda:0.")]
 BackendOption = Annotated[str, typer.Option(help="auto, openvino, cuda, torch or torch-compiled.")]
-PrecisionOption = Annotated[str, typer.Option(help="auto, float32 or bf16.")]
+PrecisionOption = Annotated[str, typer.Option(help="auto, float32, bf16 or int8.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
@@ -67,6 +67,18 @@ def fit(
         pipeline, names=policy, default=default, data=data, device=device, seed=seed
     )
     _show(report, json)
+
+
+def quantise(
+    pipeline: Annotated[Path, typer.Argument(help="A pipeline folder.")],
+    data: DataOption = None,
+    pictures: Annotated[int, typer.Option(min=1, help="Of the calibration part.")] = 300,
+    json: JsonOption = False,
+) -> None:
+    """Quantise the stages to 8-bit integers, for precision int8 on CPUs, and judge the result."""
+    from streamexit.calibration.quantise import quantise_pipeline
+
+    _show(quantise_pipeline(pipeline, data=data, pictures=pictures), json)
 
 
 def _show(report: dict[str, Any], json: bool) -> None:

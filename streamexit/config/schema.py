@@ -139,7 +139,7 @@ class EngineSection(Section):
     """auto is openvino on a CPU and cuda (captured graphs) on a GPU."""
     decoder: Literal["auto", "software", "nvdec"] = "auto"
     """Of videos; auto is nvdec where networks run on a GPU and CuPy is installed."""
-    precision: Literal["auto", "float32", "bf16"] = "auto"
+    precision: Literal["auto", "float32", "bf16", "int8"] = "auto"
     batch: Annotated[int, Field(ge=1)] | None = None
     """Rows of a full batch; left out, a measurement at the first start chooses, and is remembered."""
     max_batch: Annotated[int, Field(ge=1)] = 32

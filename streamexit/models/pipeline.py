@@ -7,6 +7,7 @@ file is found when the pipeline is loaded, not when a result is wrong.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -75,6 +76,13 @@ class CalibrationSection(_Strict):
     calibration_size: int | None = Field(default=None, gt=0)
 
 
+class QuantisedSection(_Strict):
+    """Stages in 8-bit integers, and what came out when they were judged."""
+
+    files: list[FileReference]
+    report: dict[str, Any]
+
+
 class PipelineFile(_Strict):
     """What `pipeline.yaml` says."""
 
@@ -89,6 +97,7 @@ class PipelineFile(_Strict):
     calibration: CalibrationSection | None = None
     default_policy: str | None = None
     policies: dict[str, FileReference] = {}
+    quantised: QuantisedSection | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,7 @@ class Pipeline:
         calibration: Which data the scheduler may be fitted on (data set, size of the split).
         policies: Name -> policy file, checksums already checked.
         default_policy: The one used when none is named.
+        quantised: OpenVINO's files of the stages in 8-bit integers, in order; empty if there are none.
     """
 
     folder: Path
@@ -116,6 +126,7 @@ class Pipeline:
     calibration: CalibrationSection | None
     policies: dict[str, Path]
     default_policy: str | None
+    quantised: tuple[Path, ...] = ()
 
     def build_task(self) -> Task:
         """What reads this network's answers."""
@@ -162,6 +173,7 @@ def load_pipeline(folder: Path) -> Pipeline:
     except PipelineError as error:
         raise PipelineError(f"{document.where('labels')}: {error}") from error
     policies = {name: _checked(folder, ref) for name, ref in spec.policies.items()}
+    quantised = [_checked(folder, ref) for ref in spec.quantised.files] if spec.quantised else []
     return Pipeline(
         folder,
         spec.name,
@@ -172,6 +184,7 @@ def load_pipeline(folder: Path) -> Pipeline:
         spec.calibration,
         policies,
         spec.default_policy,
+        tuple(file for file in quantised if file.suffix == ".xml"),
     )
 
 
@@ -218,6 +231,16 @@ def register_policies(folder: Path, files: dict[str, Path], *, default: str) -> 
         reference = {"file": file.relative_to(folder).as_posix(), "sha256": sha256(file)}
         content["policies"][name] = reference
     content["default_policy"] = default
+    _write(folder, content)
+
+
+def register_quantised(folder: Path, files: Sequence[Path], report: dict[str, Any]) -> None:
+    """Enter quantised stages, and how good they are, into `pipeline.yaml`."""
+    content = yaml.safe_load((folder / FILE).read_text(encoding="utf-8"))
+    references = [
+        {"file": file.relative_to(folder).as_posix(), "sha256": sha256(file)} for file in files
+    ]
+    content["quantised"] = {"files": references, "report": report}
     _write(folder, content)
 
 

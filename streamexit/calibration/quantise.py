@@ -1,0 +1,131 @@
+"""Post-training quantisation of a pipeline's stages to 8-bit integers, and what it costs.
+
+K: exits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from streamexit.backends.opening import BackendOptions, open_backend
+from streamexit.backends.openvino_int8 import convert_bare_stages
+from streamexit.errors import ConfigurationError, PipelineError
+from streamexit.models.pipeline import Pipeline, load_pipeline, register_quantised
+from streamexit.scheduling.policy import load_policy
+from streamexit.tasks.readout import Task
+from streamexit.training.datasets import load_part
+from streamexit.training.labelled import LabelledImages
+
+FOLDER = "int8"
+
+
+def quantise_pipeline(folder: Path, *, data: Path | None, pictures: int) -> dict[str, Any]:
+    """Quantise the network of a pipeline folder, enter the files, and judge them on the test part.
+
+    Args:
+        folder: With calibration data named in its `pipeline.yaml`.
+        data: Where the data lies, instead of where `pipeline.yaml` says.
+        pictures: How many of the calibration part are looked at.
+
+    Returns:
+        Files, and per exit the test figure of float32 and of int8.
+
+    Raises:
+        PipelineError: A pipeline that names no calibration data.
+        ConfigurationError: NNCF is not installed.
+    """
+    pipeline = load_pipeline(folder)
+    spec = pipeline.calibration
+    if spec is None:
+        raise PipelineError(f"{folder}: pipeline.yaml names no calibration data")
+    root = data or Path(spec.root)
+    calibration = load_part(
+        spec.dataset, root, "calibration", calibration_size=spec.calibration_size
+    )
+    few = np.linspace(0, len(calibration.labels) - 1, pictures).astype(int)
+    files = _write(pipeline, [calibration.images[i] for i in dict.fromkeys(few.tolist())])
+    test = load_part(spec.dataset, root, "test", calibration_size=spec.calibration_size)
+    before = figures_per_exit(pipeline, test, precision="float32")
+    report = {"test_figures_float32": before, "pictures": len(set(few.tolist()))}
+    register_quantised(folder, files, report)
+    after = figures_per_exit(load_pipeline(folder), test, precision="int8")
+    report["test_figures_int8"] = after
+    register_quantised(folder, files, report)
+    return {"pipeline": pipeline.name, "files": [str(file) for file in files], **report}
+
+
+def figures_per_exit(pipeline: Pipeline, test: LabelledImages, *, precision: str) -> list[float]:
+    """The task's figure of each exit, if all frames left there, as OpenVINO computes it."""
+    task = pipeline.build_task()
+    scorer = load_policy(pipeline.policy_file(None), pipeline.costs.fractions).scorer
+    backend = open_backend(
+        pipeline.network,
+        task,
+        scorer,
+        BackendOptions("openvino", "cpu", precision, batch=8),
+        quantised=pipeline.quantised,
+    )
+    tallies = [task.tally() for _ in range(backend.num_stages)]
+    for begin in range(0, len(test.labels), 8):
+        states: Sequence[Any] = list(test.images[begin : begin + 8])
+        for k, tally in enumerate(tallies):
+            result = backend.submit(k, states).result()
+            _count(tally, task, result.answer, test.labels[begin : begin + 8])
+            states = result.states
+    return [round(float(next(iter(tally.figures().values()))), 5) for tally in tallies]
+
+
+def _count(tally: Any, task: Task, answer: Any, labels: NDArray[Any]) -> None:
+    for i, label in enumerate(labels):
+        tally.add(task.prediction(answer, i), task.as_target(label))
+
+
+def _write(pipeline: Pipeline, pictures: Sequence[NDArray[np.uint8]]) -> list[Path]:
+    """Each stage quantised on what the quantised stages before it give."""
+    nncf = _load_nncf()
+    inputs: list[tuple[NDArray[Any], ...]] = [(picture[None],) for picture in pictures]
+    files = []
+    for k, bare in enumerate(convert_bare_stages(pipeline.network.cpu().eval())):
+        with contextlib.redirect_stdout(sys.stderr):  # where progress belongs
+            quantised = nncf.quantize(
+                bare,
+                nncf.Dataset(inputs),
+                preset=nncf.QuantizationPreset.MIXED,
+                subset_size=len(inputs),
+            )
+        file = pipeline.folder / FOLDER / f"stage{k}.xml"
+        file.parent.mkdir(exist_ok=True)
+        ov.save_model(quantised, file, compress_to_fp16=False)
+        files += [file, file.with_suffix(".bin")]
+        inputs = list(_features(quantised, inputs))
+    return files
+
+
+def _features(
+    stage: ov.Model, inputs: Sequence[tuple[NDArray[Any], ...]]
+) -> Iterator[tuple[NDArray[Any], ...]]:
+    compiled = ov.Core().compile_model(stage, "CPU")
+    places = [
+        i
+        for i, output in enumerate(compiled.outputs)
+        if any(name.startswith("feature") for name in output.get_names())
+    ]
+    for given in inputs:
+        outputs = compiled(list(given))
+        yield tuple(outputs[i].copy() for i in places)
+
+
+def _load_nncf() -> Any:
+    try:
+        import nncf
+    except ImportError as error:
+        raise ConfigurationError("quantising needs NNCF; pip install 'streamexit[int8]'") from error
+    return nncf
