@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from benchmarks.loops import MEAN, SIDE, STD, WARM_UP_SHARE, frames
+from streamexit import runtime
 from streamexit.calibration.collect import read_exits
 from streamexit.config.schema import NodeConfiguration
 from streamexit.documents import Document
@@ -83,8 +84,15 @@ def run_node(
     fraction: float,
     seconds: float,
     engine: dict[str, object],
+    regroup: bool = True,
 ) -> Outcome:
-    """Streams of one clip, as fast as they can be read, for some seconds."""
+    """Streams of one clip, as fast as they can be read, for some seconds.
+
+    Without `regroup` nobody waits for company: those that stay after an exit go on with whoever else
+    stayed of their batch.
+    """
+    if not regroup:
+        runtime.PATIENT_SECONDS = 0.0
     configuration = NodeConfiguration.model_validate(
         {
             "engine": engine,

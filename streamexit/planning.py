@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import ROUND_UP, Decimal
 from importlib.util import find_spec
@@ -64,10 +65,22 @@ def plan_streams(document: Document[NodeConfiguration]) -> list[PlannedStream]:
             pipelines[name] = load_pipeline(base / folder)
         except PipelineError as error:
             raise ConfigurationError(f"{document.where('pipelines', name)}: {error}") from error
+    _check_quantised(document, pipelines.values())
     return [
         _plan_stream(document, i, pipelines[section.pipeline])
         for i, section in enumerate(document.value.streams)
     ]
+
+
+def _check_quantised(document: Document[NodeConfiguration], pipelines: Iterable[Pipeline]) -> None:
+    if document.value.engine.precision != "int8":
+        return
+    for pipeline in pipelines:
+        if not pipeline.quantised:
+            raise ConfigurationError(
+                f"{document.where('engine', 'precision')}: int8 needs quantised stages, which pipeline "
+                f"{pipeline.name} has not; make them with: streamexit quantise {pipeline.folder}"
+            )
 
 
 def plan_backend(document: Document[NodeConfiguration]) -> BackendOptions:

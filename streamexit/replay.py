@@ -35,6 +35,9 @@ MAX_WAIT_SECONDS = 2.0
 REPLAY_OPTIONS = BackendOptions(batch=4)
 """Of a fixed batch size: a measured one could change from run to run, and with it the last bits."""
 
+DEPTH = 4
+"""Batches in flight at most, also where there are more cores: decisions come later the more there are."""
+
 BUFFER_FRAMES = 64
 JOIN_SECONDS = 0.5
 
@@ -143,8 +146,8 @@ class Replay:
         self._full_engine = Engine(self._compare, clock=lambda: self._now) if agreement else None
         self._overall = self._judge()
         self.interrupted = False
-        self._lane = PipelineLane(backend, self._task, pipeline.costs)
-        self._full = PipelineLane(backend, self._task, pipeline.costs)
+        self._lane = PipelineLane(backend, self._task, pipeline.costs, depth=DEPTH)
+        self._full = PipelineLane(backend, self._task, pipeline.costs, depth=DEPTH)
         self._streams = {name: self._stream(name, source) for name, source in sources.items()}
         self.seconds = 0.0
 
@@ -191,7 +194,9 @@ class Replay:
 
     def _advance(self, *, flush: bool = False) -> None:
         for engine in (self._engine, self._full_engine):
-            while engine is not None and engine.step(flush=flush):
+            while engine is not None and engine.step(
+                flush=flush, wait="always" if flush else "when_full"
+            ):
                 pass
 
     def _stream(self, name: str, source: Source) -> _Stream:

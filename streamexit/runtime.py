@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from streamexit.attached import AttachedStream
-from streamexit.backends.opening import open_backend
+from streamexit.backends.opening import open_backend, quietly
 from streamexit.budget.controller import BudgetController, BudgetStatus
 from streamexit.config.schema import MqttSection, NodeConfiguration
 from streamexit.documents import Document
@@ -67,6 +67,7 @@ class Node:
     Args:
         document: The configuration.
         on_problem: Called with one sentence for each stream or broker that fails.
+        on_preparation: Called with one sentence before a preparation that takes seconds.
 
     Attributes:
         boot_id: Of this run.
@@ -84,11 +85,16 @@ class Node:
     """
 
     def __init__(
-        self, document: Document[NodeConfiguration], *, on_problem: Callable[[str], None]
+        self,
+        document: Document[NodeConfiguration],
+        *,
+        on_problem: Callable[[str], None],
+        on_preparation: Callable[[str], None] = quietly,
     ) -> None:
         self._configuration = document.value
         self._base = document.path.parent
         self._on_problem = on_problem
+        self._on_preparation = on_preparation
         self.boot_id = uuid.uuid4().hex[:16]
         self.topics = Topics(self._configuration.node.prefix, self._configuration.node.id)
         self.session: MqttSession | None = None
@@ -176,6 +182,7 @@ class Node:
             plan.policy.scorer,
             self._backend_options,
             quantised=plan.pipeline.quantised,
+            say=lambda sentence: self._on_preparation(f"{plan.pipeline.name}: {sentence}"),
         )
         self.device = backend.device
         return PipelineLane(backend, task, plan.pipeline.costs)

@@ -49,6 +49,12 @@ def _one_thread() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_tests() -> None:
+    """Converted networks are kept from run to run, for all processes, but not in the user's cache."""
+    os.environ.setdefault("STREAMEXIT_CACHE", str(ROOT / ".pytest_cache" / "streamexit"))
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of shared real data; $STREAMEXIT_DATA names another."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,14 @@ from streamexit.exits import CostTable
 from streamexit.models.network import MultiExitNetwork
 from streamexit.scheduling.scorers import Scorer
 from streamexit.tasks.readout import Task
+
+Say = Callable[[str], None]
+"""Told what takes seconds, before it does."""
+
+
+def quietly(sentence: str) -> None:
+    """Nobody wants to know."""
+
 
 KINDS = ("auto", "openvino", "cuda", "torch", "torch-compiled")
 
@@ -93,6 +101,7 @@ def open_backend(
     options: BackendOptions,
     *,
     quantised: Sequence[Path] = (),
+    say: Say = quietly,
 ) -> Backend:
     """Make the backend that is asked for; where no batch size is given, measure once and remember.
 
@@ -102,6 +111,7 @@ def open_backend(
         scorer: Scores what was read.
         options: Where and how.
         quantised: See `Pipeline.quantised`.
+        say: Called with a sentence before something that takes seconds.
 
     Raises:
         ConfigurationError: See `BackendOptions.resolve`.
@@ -110,8 +120,9 @@ def open_backend(
     if options.batch is not None:
         sizes = (options.batch,) * network.num_exits
     else:
-        sizes = remembered_profile(network, task, scorer, options, quantised=quantised).sizes()
-    return _make(network, task, scorer, options, sizes, quantised)
+        profile = remembered_profile(network, task, scorer, options, quantised=quantised, say=say)
+        sizes = profile.sizes()
+    return _make(network, task, scorer, options, sizes, quantised, say)
 
 
 def remembered_profile(
@@ -121,14 +132,17 @@ def remembered_profile(
     options: BackendOptions,
     *,
     quantised: Sequence[Path] = (),
+    say: Say = quietly,
 ) -> Profile:
     """The profile of scored stages with these options, from the cache folder if it is there."""
-    key = content_key(network, task, scorer, *map(str, vars(options.resolve()).values()))
+    options = options.resolve()
+    name = title(options.kind, torch.device(options.device), options.precision)
+    key = content_key(network, task, scorer, name, str(options.max_batch))
     path = cache_folder() / "profiles" / f"{key}.json"
     try:
         return Profile.load(path)
     except PipelineError:
-        profile = measure_profile(network, task, scorer, options, quantised=quantised)
+        profile = measure_profile(network, task, scorer, options, quantised=quantised, say=say)
         with contextlib.suppress(OSError):  # it is measured again next time
             profile.save(path)
         return profile
@@ -168,14 +182,18 @@ def measure_profile(
     options: BackendOptions,
     *,
     quantised: Sequence[Path] = (),
+    say: Say = quietly,
 ) -> Profile:
     """Time the stages on noise."""
     options = options.resolve()
+    say("measuring which batch sizes are best here, once")
     p = network.preprocessing
     random = np.random.default_rng(0)
     pictures = list(random.integers(0, 256, (4, p.height, p.width, 3), dtype=np.uint8))
     return measure(
-        lambda size: _make(network, task, scorer, options, (size,) * network.num_exits, quantised),
+        lambda size: _make(
+            network, task, scorer, options, (size,) * network.num_exits, quantised, say
+        ),
         pictures,
         most=options.max_batch,
         clock=time.perf_counter,
@@ -189,6 +207,7 @@ def _make(
     options: BackendOptions,
     sizes: tuple[int, ...],
     quantised: Sequence[Path],
+    say: Say,
 ) -> Backend:
     """Of options that are resolved."""
     device = torch.device(options.device)
@@ -202,6 +221,7 @@ def _make(
             precision=options.precision,
             cache=cache,
             quantised=quantised,
+            say=say,
         )
     if options.kind == "cuda":
         return CudaBackend(

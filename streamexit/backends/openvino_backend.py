@@ -10,7 +10,7 @@ N: rows, K: exits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class OpenVinoBackend:
         cache: Folder of converted stages.
         quantised: The pipeline's stages in 8-bit integers, for precision int8; what is not quantised
             there computes in the processor's best precision.
+        say: Called with a sentence before something that takes seconds.
 
     Raises:
         ConfigurationError: bf16 on a processor without it, int8 without quantised stages.
@@ -58,6 +59,7 @@ class OpenVinoBackend:
         precision: str,
         cache: Path,
         quantised: Sequence[Path] = (),
+        say: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         self._core = ov.Core()
         self.precision = pick_precision(precision)
@@ -70,7 +72,7 @@ class OpenVinoBackend:
                 )
             self._models = load_quantised_stages(quantised, task, scorer)
         else:
-            self._models = load_stages(network, task, scorer, cache=cache)
+            self._models = load_stages(network, task, scorer, cache=cache, say=say)
         self.num_stages = len(self._models)
         self.sizes = tuple(sizes)
         self.depth = 2 * self._cores

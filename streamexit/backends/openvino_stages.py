@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import openvino as ov
@@ -31,7 +31,12 @@ FORM = "3"
 
 
 def load_stages(
-    network: MultiExitNetwork, task: Task, scorer: Scorer, *, cache: Path
+    network: MultiExitNetwork,
+    task: Task,
+    scorer: Scorer,
+    *,
+    cache: Path,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> list[ov.Model]:
     """The K stages with readout and scorer, each with a free number of rows.
 
@@ -41,6 +46,7 @@ def load_stages(
         scorer: On the CPU.
         cache: Folder of converted stages; one that is missing is made. They are found by the content
             of weights and code, so nothing stale is ever used.
+        say: Called with a sentence before something that takes seconds.
 
     Returns:
         Stage 0 takes uint8 [N, H, W, 3]; stage k takes what stage k-1 gives as `STATE`, in order.
@@ -49,6 +55,7 @@ def load_stages(
     files = [folder / f"stage{k}.xml" for k in range(network.num_exits)]
     core = ov.Core()
     if not all(file.is_file() for file in files):
+        say("converting the network for OpenVINO, once")
         converted = convert_stages(network, task, scorer)
         with contextlib.suppress(OSError), filling(folder) as unfinished:
             for model, file in zip(converted, files, strict=True):

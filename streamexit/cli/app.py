@@ -83,6 +83,11 @@ def complain(message: str) -> None:
     typer.echo(f"error: {message}", err=True)
 
 
+def prepare(message: str) -> None:
+    """What is going on before anything can be seen, on stderr."""
+    typer.echo(f"preparing: {message}", err=True)
+
+
 def print_json(document: dict[str, Any]) -> None:
     """The one JSON document that --json promises on stdout."""
     typer.echo(json.dumps(document, indent=2, allow_nan=False))

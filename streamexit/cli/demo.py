@@ -104,6 +104,7 @@ def demo_node(
         folders: Pipeline -> folder; what is missing there is shown with the first one.
         on_problem: See `Node`.
     """
+    from streamexit.cli.app import prepare
     from streamexit.config.schema import NodeConfiguration
     from streamexit.documents import Document
     from streamexit.runtime import Node
@@ -124,7 +125,7 @@ def demo_node(
         ],
     }
     document = Document(Path("demo"), NodeConfiguration.model_validate(content), {})
-    return Node(document, on_problem=on_problem)
+    return Node(document, on_problem=on_problem, on_preparation=prepare)
 
 
 def shipped_pipelines() -> tuple[dict[str, Path], str]:

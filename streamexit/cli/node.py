@@ -19,13 +19,13 @@ DurationOption = Annotated[
 
 def run(config: ConfigArgument, duration: DurationOption = None, json: JsonOption = False) -> None:
     """Run a node: analyse the configured streams, publish results, hold the budgets."""
-    from streamexit.cli.app import EXIT_BAD_INPUT, complain, console, print_json
+    from streamexit.cli.app import EXIT_BAD_INPUT, complain, console, prepare, print_json
     from streamexit.cli.running import run_node, summary, summary_table
     from streamexit.config.load import load_configuration
     from streamexit.runtime import Node
 
     seconds = parse_duration(duration) if duration else None
-    node = Node(load_configuration(config), on_problem=complain)
+    node = Node(load_configuration(config), on_problem=complain, on_preparation=prepare)
     live = not json and console.is_terminal
     asyncio.run(run_node(node, duration=seconds, live=live, announce=not json and not live))
     if json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from streamexit.backends.backend import Backend, Pending, RowState, StageResult
 from streamexit.budget.controller import BudgetController
@@ -14,6 +15,10 @@ from streamexit.exits import CostTable, ExitRecord
 from streamexit.frame import Frame, FrameInfo
 from streamexit.metrics import StreamCounters
 from streamexit.tasks.readout import Task
+
+Wait = Literal["always", "unless_busy", "when_full"]
+"""For a batch in flight: always; unless it still runs and the device has room for another; or, whatever
+runs, only when the device has as many as it takes, which does not depend on how fast it is."""
 
 
 @dataclass(slots=True, eq=False)
@@ -84,6 +89,7 @@ class PipelineLane:
         backend: Runs the stages.
         task: Reads the answers.
         costs: Per exit.
+        depth: Batches in flight; the backend's when left out.
 
     Attributes:
         capacity: Rows that the lane takes: a full batch waiting at each stage, and the batches that
@@ -93,11 +99,14 @@ class PipelineLane:
         served: What the lane has had of the device, in cost per stream; see `Engine`.
     """
 
-    def __init__(self, backend: Backend, task: Task, costs: CostTable) -> None:
+    def __init__(
+        self, backend: Backend, task: Task, costs: CostTable, *, depth: int | None = None
+    ) -> None:
         self.backend = backend
         self.task = task
         self.costs = costs
         self.batcher: Batcher[Row] = Batcher(backend.sizes)
+        self.depth = min(depth or backend.depth, backend.depth)
         self.capacity = sum(backend.sizes) + (backend.depth + 1) * max(backend.sizes)
         self.loads = [StageLoad() for _ in backend.sizes]
         self.streams = 0
@@ -181,13 +190,12 @@ class Engine:
         lane.inside += 1
         lane.batcher.add(0, row, stream=stream.stream_id, due=stream.due(row, now))
 
-    def step(self, *, flush: bool = False, wait: bool = True) -> bool:
+    def step(self, *, flush: bool = False, wait: Wait = "always") -> bool:
         """Keep the device busy and take one batch from it.
 
         Args:
             flush: Run batches that are not due, too.
-            wait: For the oldest batch in flight. Without it that is waited for only when the device
-                has as many as it takes.
+            wait: When to wait for the oldest batch in flight.
 
         Returns:
             Whether anything was done.
@@ -199,7 +207,11 @@ class Engine:
         if not self._in_flight:
             return worked
         oldest = self._in_flight[0]
-        if not (wait or self._full(oldest.lane) or oldest.pending.done):
+        if not (
+            wait == "always"
+            or self._full(oldest.lane)
+            or (wait == "unless_busy" and oldest.pending.done)
+        ):
             return worked
         result = oldest.pending.result()
         self._in_flight.popleft()
@@ -269,7 +281,7 @@ class Engine:
         return min(ready, key=lambda lane: lane.served, default=None)
 
     def _full(self, lane: PipelineLane) -> bool:
-        return len(self._in_flight) >= lane.backend.depth
+        return len(self._in_flight) >= lane.depth
 
     def _submit(self, lane: PipelineLane, *, flush: bool) -> None:
         batch = lane.batcher.next_batch(self._clock(), flush=flush)

@@ -119,7 +119,7 @@ class EngineWorker:
     def _turn(self) -> None:
         self._wake.clear()
         admitted = self._admit()
-        worked = self._engine.step(wait=False)
+        worked = self._engine.step(wait="unless_busy")
         now = self._clock()
         if now >= self._snapshot_due:
             self._take_snapshot()

@@ -132,8 +132,9 @@ class VideoSource:
         """Decoded pictures in order, None for each that is lost."""
         step = 1 / _rate(stream)
         for packet in self._packets(container, stream):
-            if packet.pts is not None and packet.time_base is not None:
-                wanted = sampler.may_want(float(packet.pts * packet.time_base), step)
+            pts, unit = packet.pts, packet.time_base
+            if self._frame_rate is not None and pts is not None and unit is not None:
+                wanted = sampler.may_want(float(pts * unit), step)
                 # What no other picture needs is not decoded; all else has to be.
                 stream.codec_context.skip_frame = "DEFAULT" if wanted else "NONREF"
             try:

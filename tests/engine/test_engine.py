@@ -251,14 +251,14 @@ def test_engine_does_not_wait_for_a_device_that_has_room() -> None:
     """With room for another batch the engine goes on; when the device is full, it waits."""
     rig = Rig(ScriptedBackend(depth=2, ready=False, sizes=(1, 1, 1)))
     rig.admit("a", SURE)
-    assert rig.engine.step(wait=False)
-    assert not rig.engine.step(wait=False)
+    assert rig.engine.step(wait="unless_busy")
+    assert not rig.engine.step(wait="unless_busy")
     assert (rig.engine.in_flight, rig.delivered) == (1, [])
     rig.admit("a", SURE)
-    assert rig.engine.step(wait=False)
+    assert rig.engine.step(wait="unless_busy")
     assert (rig.engine.in_flight, len(rig.delivered)) == (1, 1)
     rig.backend.ready = True
-    assert rig.engine.step(wait=False)
+    assert rig.engine.step(wait="unless_busy")
     assert len(rig.delivered) == 2
 
 
