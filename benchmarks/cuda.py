@@ -31,7 +31,7 @@ def alone(folder: Path, most: int) -> float:
     options = BackendOptions(device="cuda:0", max_batch=most)
     profile = measure_profile(pipeline.network, pipeline.build_task(), scorer, options)
     stages = zip(*profile.milliseconds.values(), strict=True)
-    return 1000 / sum(min(times) for times in stages)
+    return 1000 / float(sum(min(times) for times in stages))
 
 
 def main() -> None:

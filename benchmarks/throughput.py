@@ -63,10 +63,9 @@ def rows() -> Iterator[Row]:
     for streams in (1, 4, 16):
         for fraction in (1 / 2, 1 / 3):
             yield Row("streamexit", "resnet50", streams, fraction, exits)
-    for batch in (8,):
-        yield Row(
-            f"streamexit, batches of {batch}", "resnet50", 16, 0.5, exits, (("batch", batch),)
-        )
+    eight = (("batch", 8),)
+    yield Row("streamexit, batches of 8", "resnet50", 16, 0.5, exits, eight)
+    yield Row("streamexit, batches of 8, no regrouping", "resnet50", 16, 0.5, exits, eight)
 
 
 def run_row(row: Row, clip: Path, folder: Path, seconds: float) -> dict[str, Any]:
@@ -91,6 +90,7 @@ def run_row(row: Row, clip: Path, folder: Path, seconds: float) -> dict[str, Any
                 fraction=row.fraction,
                 seconds=seconds,
                 engine=dict(row.engine),
+                regroup="no regrouping" not in row.label,
             )
         )
     wall, busy = time.perf_counter() - began, time.process_time() - spent

@@ -262,6 +262,22 @@ def test_engine_does_not_wait_for_a_device_that_has_room() -> None:
     assert len(rig.delivered) == 2
 
 
+def test_waiting_only_when_full_does_not_ask_how_far_the_device_is() -> None:
+    """A replay decides when as many batches are in flight as there may be, ready or not."""
+    for ready in (True, False):
+        rig = Rig(ScriptedBackend(depth=2, ready=ready, sizes=(1, 1, 1)))
+        delivered = []
+        for _ in range(4):
+            rig.admit("a", SURE)
+            while rig.engine.step(wait="when_full"):
+                pass
+            delivered.append(len(rig.delivered))
+        assert delivered == [0, 1, 2, 3]
+        assert rig.engine.in_flight == 1
+        rig.run(flush=True)
+        assert len(rig.delivered) == 4
+
+
 def test_lane_takes_no_more_than_it_has_room_for() -> None:
     """A lane is full with a full batch at each stage and its batches in flight; it always drains."""
     rig = Rig(ScriptedBackend(sizes=(4, 2, 1), depth=2))

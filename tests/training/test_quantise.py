@@ -71,6 +71,19 @@ def test_quantise_from_the_command_line(tmp_path: Path, archives: Path) -> None:
         load_pipeline(folder)
 
 
+def test_a_node_refuses_int8_without_quantised_stages(toy_pipeline: Path, tmp_path: Path) -> None:
+    """The message names file, line and field, and the command that helps."""
+    config = tmp_path / "node.yaml"
+    config.write_text(
+        f"engine: {{device: cpu, precision: int8}}\npipelines: {{toy: {toy_pipeline}}}\n"
+        "streams: [{id: a, source: 'synthetic:', pipeline: toy, budget: {fraction: 0.9}}]\n"
+    )
+    done = CliRunner().invoke(app, ["check", str(config)])
+    assert done.exit_code == 2
+    assert f"{config}, line 1, engine.precision: int8 needs" in done.stderr
+    assert f"streamexit quantise {toy_pipeline}" in done.stderr
+
+
 def test_a_pipeline_without_calibration_data_is_refused(toy_pipeline: Path) -> None:
     """There is nothing to measure value ranges on."""
     done = CliRunner().invoke(app, ["quantise", str(toy_pipeline)])
