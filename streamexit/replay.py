@@ -35,7 +35,7 @@ MAX_WAIT_SECONDS = 2.0
 REPLAY_OPTIONS = BackendOptions(batch=4)
 """Of a fixed batch size: a measured one could change from run to run, and with it the last bits."""
 
-DEPTH = 4
+DEPTH = 2
 """Batches in flight at most, also where there are more cores: decisions come later the more there are."""
 
 BUFFER_FRAMES = 64

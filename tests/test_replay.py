@@ -33,7 +33,7 @@ def replay(
     policy: str | None = None,
     agreement: bool = False,
     device: torch.device = CPU,
-    batch: int = 32,
+    batch: int = 4,
 ) -> tuple[Replay, list[ExitRecord]]:
     """Run to the end."""
     pipeline = load_pipeline(pipeline_folder)

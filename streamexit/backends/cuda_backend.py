@@ -81,6 +81,9 @@ class CudaBackend:
         with torch.inference_mode(), torch.cuda.device(device):
             self._make_pools()
             self._capture_all()
+            torch.cuda.synchronize(
+                device
+            )  # the graphs run on another stream than they were made on
 
     def submit(self, stage: int, states: Sequence[RowState]) -> Pending:
         """See `Backend`. Returns as soon as the work is queued."""
@@ -134,7 +137,7 @@ class CudaBackend:
         return torch.zeros(rows, *self._picture, dtype=torch.uint8, device=self._device)
 
     def _capture_all(self) -> None:
-        """The deepest stage first: the first one has the largest batches in memory."""
+        """Every stage for every bucket, as far as the memory goes."""
         memory = torch.cuda.graph_pool_handle()
         for stage in range(self.num_stages):
             graphs: dict[int, _StageGraph] = {}

@@ -82,8 +82,8 @@ def test_longest_id_is_accepted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("budget", "expected"),
     [
-        ("{fraction: 0.5, gflops_per_frame: 1}", "either fraction"),
-        ("{}", "either fraction"),
+        ("{fraction: 0.5, gflops_per_frame: 1}", "give one of fraction"),
+        ("{}", "give one of fraction"),
         ("{fraction: 0}", "fraction: 0: "),
         ("{fraction: -0.5}", "-0.5"),
         ("{gflops_per_frame: 0}", "greater than 0"),
