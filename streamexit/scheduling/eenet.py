@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from streamexit.scheduling.evidence import VOTE, Calibration, Evidence, Floats, learnable
-from streamexit.scheduling.scorers import Scorer, score_all_exits
+from streamexit.scheduling.scorers import Scorer, score_all_exits, weigh
 from streamexit.scheduling.shares import table_budgets, tilt_to_budget
 
 MIDDLE_BUDGET = 0.5
@@ -87,7 +87,7 @@ class EENetScorer(Scorer):
             learnable(evidence.confidence),
             evidence.past_scores,
         )
-        return torch.sigmoid(self.exits[k](torch.cat(seen, dim=1)).squeeze(1))
+        return torch.sigmoid(weigh(self.exits[k], torch.cat(seen, dim=1)).squeeze(1))
 
     def config(self) -> dict[str, Any]:
         """Sizes."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from streamexit.scheduling.evidence import CERTAINTY, MAX_PROBABILITY, Calibration, Evidence
-from streamexit.scheduling.scorers import Scorer
+from streamexit.scheduling.scorers import Scorer, weigh
 
 MAX_POSITIVE_WEIGHT = 5.0
 COST_WEIGHT = 0.5
@@ -43,7 +43,7 @@ class GateScorer(Scorer):
 
     def score(self, k: int, evidence: Evidence) -> Tensor:
         """The gate's value at exit k."""
-        return torch.sigmoid(self.exits[k](gate_features(evidence)).squeeze(1))
+        return torch.sigmoid(weigh(self.exits[k], gate_features(evidence)).squeeze(1))
 
     def config(self) -> dict[str, Any]:
         """K."""

@@ -138,6 +138,16 @@ class ConfidenceBranch(Scorer):
         return {"confidence 0.5": [0.5] * (num_exits - 1)}
 
 
+def weigh(linear: nn.Module, x: Tensor) -> Tensor:
+    """A small linear layer, [N, F] to [N, outputs], without a matrix product.
+
+    Devices that compute in bf16 do so in matrix products, and in all that leads to one: probabilities
+    above 0.996 would be one number. What has no such product before the output stays in float32.
+    """
+    assert isinstance(linear, nn.Linear)
+    return (x[:, None] * linear.weight).sum(2) + linear.bias
+
+
 def _break_ties(score: Tensor, evidence: Evidence) -> Tensor:
     return (score + TIE_BREAK * evidence.confidence[:, MAX_PROBABILITY]) / (1 + TIE_BREAK)
 

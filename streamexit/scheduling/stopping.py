@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from streamexit.scheduling.evidence import VOTE, Calibration, Evidence, learnable
-from streamexit.scheduling.scorers import Scorer
+from streamexit.scheduling.scorers import Scorer, weigh
 
 HIDDEN = 16
 
@@ -57,7 +57,9 @@ class StoppingScorer(Scorer):
         where = evidence.confidence.new_zeros((n, self._num_exits))
         where[:, k] = 1
         seen = (evidence.distribution, learnable(evidence.confidence), where)
-        return torch.sigmoid(self.layers(torch.cat(seen, dim=1)).squeeze(1))
+        first, squash, last = self.layers
+        hidden = squash(weigh(first, torch.cat(seen, dim=1)))
+        return torch.sigmoid(weigh(last, hidden).squeeze(1))
 
     def config(self) -> dict[str, Any]:
         """Sizes."""

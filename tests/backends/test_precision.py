@@ -7,15 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino as ov
 import pytest
+import torch
 
 from streamexit.backends.backend import Backend
 from streamexit.backends.opening import BackendOptions, open_backend
+from streamexit.backends.openvino_backend import pick_precision
+from streamexit.backends.openvino_stages import load_stages
+from streamexit.calibration.collect import read_exits
 from streamexit.errors import ConfigurationError
 from streamexit.models.pipeline import Pipeline, load_pipeline
 from streamexit.preprocessing import Image
-from streamexit.scheduling.policy import load_policy
+from streamexit.scheduling.policy import fit_policy, load_policy
 from streamexit.sources.opening import open_source
+from streamexit.testing import toy_pictures, write_toy_pipeline
 from tests.conftest import ROOT
 
 CUDA = pytest.mark.needs_cuda
@@ -104,3 +110,24 @@ def test_answers_agree_with_eager_float32(
             for a, b in zip(answers[k], theirs[k], strict=True)
         ]
         assert np.mean(agreed) >= same - (1e-3 if task.gives_maps else 0), k
+
+
+@pytest.mark.parametrize("method", ["msdnet", "eenet", "gate+search", "stopping+search"])
+@pytest.mark.parametrize("kind", ["classification", "segmentation"])
+def test_scores_are_computed_in_float32(tmp_path: Path, kind: str, method: str) -> None:
+    """Of a stage in bf16 only convolutions and matrix products of the network itself are."""
+    if pick_precision("auto") != "bf16":
+        pytest.skip("this processor has no bf16")
+    pipeline = load_pipeline(write_toy_pipeline(tmp_path, kind=kind))
+    images = torch.from_numpy(np.stack([np.asarray(p.image) for p in toy_pictures(60)]))
+    labels = None if kind == "segmentation" else [p.label for p in toy_pictures(60)]
+    readings = read_exits(pipeline.network, pipeline.build_task(), images, labels)
+    scorer = fit_policy(method, readings.evidence, pipeline.costs.fractions).scorer
+    stage = load_stages(pipeline.network, pipeline.build_task(), scorer, cache=tmp_path)[1]
+    rows = [[d.get_length() for d in list(port.partial_shape)[1:]] for port in stage.inputs]
+    stage.reshape({i: [2, *row] for i, row in enumerate(rows)})
+    compiled = ov.Core().compile_model(stage, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    infos = [op.get_rt_info() for op in compiled.get_runtime_model().get_ordered_ops()]
+    in_bf16 = {i["layerType"].get() for i in infos if i["runtimePrecision"].get() == "bf16"}
+    assert "Convolution" in in_bf16
+    assert not in_bf16 & {"Concatenation", "Convert", "Gather", "Softmax", "StridedSlice", "TopK"}
