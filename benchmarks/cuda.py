@@ -29,7 +29,7 @@ def alone(folder: Path, most: int) -> float:
     pipeline = load_pipeline(folder)
     scorer = load_policy(pipeline.policy_file(None), pipeline.costs.fractions).scorer
     options = BackendOptions(device="cuda:0", max_batch=most)
-    profile = measure_profile(pipeline.network, pipeline.build_task(), scorer, options)
+    profile = measure_profile(pipeline, scorer, options)
     stages = zip(*profile.milliseconds.values(), strict=True)
     return 1000 / float(sum(min(times) for times in stages))
 

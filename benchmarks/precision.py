@@ -82,7 +82,7 @@ def rows(pipeline: Pipeline, data: Path) -> Iterator[str]:
     plain: Answers | None = None
     for options in OPTIONS:
         try:
-            backend = open_backend(pipeline.network, task, scorer, options)
+            backend = open_backend(pipeline, scorer, options)
         except ConfigurationError:
             continue  # not on this machine
         found = answers(backend, task, pictures)

@@ -22,9 +22,8 @@ from streamexit.backends.profile import Profile, measure
 from streamexit.backends.torch_backend import TorchBackend
 from streamexit.errors import ConfigurationError, PipelineError
 from streamexit.exits import CostTable
-from streamexit.models.network import MultiExitNetwork
+from streamexit.models.pipeline import Pipeline
 from streamexit.scheduling.scorers import Scorer
-from streamexit.tasks.readout import Task
 
 Say = Callable[[str], None]
 """Told what takes seconds, before it does."""
@@ -95,22 +94,18 @@ def _precision(kind: str, asked: str) -> str:
 
 
 def open_backend(
-    network: MultiExitNetwork,
-    task: Task,
+    pipeline: Pipeline,
     scorer: Scorer,
     options: BackendOptions,
     *,
-    quantised: Sequence[Path] = (),
     say: Say = quietly,
 ) -> Backend:
     """Make the backend that is asked for; where no batch size is given, measure once and remember.
 
     Args:
-        network: In eval mode.
-        task: Reads the logits.
-        scorer: Scores what was read.
+        pipeline: Its network, in eval mode, and its task.
+        scorer: Of one of its policies.
         options: Where and how.
-        quantised: See `Pipeline.quantised`.
         say: Called with a sentence before something that takes seconds.
 
     Raises:
@@ -118,31 +113,29 @@ def open_backend(
     """
     options = options.resolve()
     if options.batch is not None:
-        sizes = (options.batch,) * network.num_exits
+        sizes = (options.batch,) * pipeline.network.num_exits
     else:
-        profile = remembered_profile(network, task, scorer, options, quantised=quantised, say=say)
-        sizes = profile.sizes()
-    return _make(network, task, scorer, options, sizes, quantised, say)
+        sizes = remembered_profile(pipeline, scorer, options, say=say).sizes()
+    return _make(pipeline, scorer, options, sizes, say)
 
 
 def remembered_profile(
-    network: MultiExitNetwork,
-    task: Task,
+    pipeline: Pipeline,
     scorer: Scorer,
     options: BackendOptions,
     *,
-    quantised: Sequence[Path] = (),
     say: Say = quietly,
 ) -> Profile:
     """The profile of scored stages with these options, from the cache folder if it is there."""
     options = options.resolve()
     name = title(options.kind, torch.device(options.device), options.precision)
-    key = content_key(network, task, scorer, name, str(options.max_batch))
+    made_by = (name, str(options.max_batch))
+    key = content_key(pipeline.network, pipeline.build_task(), scorer, *made_by)
     path = cache_folder() / "profiles" / f"{key}.json"
     try:
         return Profile.load(path)
     except PipelineError:
-        profile = measure_profile(network, task, scorer, options, quantised=quantised, say=say)
+        profile = measure_profile(pipeline, scorer, options, say=say)
         with contextlib.suppress(OSError):  # it is measured again next time
             profile.save(path)
         return profile
@@ -176,24 +169,20 @@ def device_costs(folder: Path, options: BackendOptions) -> CostTable:
 
 
 def measure_profile(
-    network: MultiExitNetwork,
-    task: Task,
+    pipeline: Pipeline,
     scorer: Scorer,
     options: BackendOptions,
     *,
-    quantised: Sequence[Path] = (),
     say: Say = quietly,
 ) -> Profile:
     """Time the stages on noise."""
     options = options.resolve()
     say("measuring which batch sizes are best here, once")
-    p = network.preprocessing
+    num_stages, p = pipeline.network.num_exits, pipeline.network.preprocessing
     random = np.random.default_rng(0)
     pictures = list(random.integers(0, 256, (4, p.height, p.width, 3), dtype=np.uint8))
     return measure(
-        lambda size: _make(
-            network, task, scorer, options, (size,) * network.num_exits, quantised, say
-        ),
+        lambda size: _make(pipeline, scorer, options, (size,) * num_stages, say),
         pictures,
         most=options.max_batch,
         clock=time.perf_counter,
@@ -201,37 +190,21 @@ def measure_profile(
 
 
 def _make(
-    network: MultiExitNetwork,
-    task: Task,
-    scorer: Scorer,
-    options: BackendOptions,
-    sizes: tuple[int, ...],
-    quantised: Sequence[Path],
-    say: Say,
+    pipeline: Pipeline, scorer: Scorer, options: BackendOptions, sizes: Sequence[int], say: Say
 ) -> Backend:
     """Of options that are resolved."""
+    scored = (pipeline.network, pipeline.build_task(), scorer)
     device = torch.device(options.device)
     if options.kind == "openvino":
-        cache: Path = cache_folder()
         return OpenVinoBackend(
-            network,
-            task,
-            scorer,
+            *scored,
             sizes=sizes,
             precision=options.precision,
-            cache=cache,
-            quantised=quantised,
+            cache=cache_folder(),
+            quantised=pipeline.quantised,
             say=say,
         )
     if options.kind == "cuda":
-        return CudaBackend(
-            network, task, scorer, device=device, sizes=sizes, precision=options.precision
-        )
-    return TorchBackend(
-        network,
-        task,
-        scorer,
-        device=device,
-        sizes=sizes,
-        compiled=options.kind == "torch-compiled",
-    )
+        return CudaBackend(*scored, device=device, sizes=sizes, precision=options.precision)
+    compiled = options.kind == "torch-compiled"
+    return TorchBackend(*scored, device=device, sizes=sizes, compiled=compiled)

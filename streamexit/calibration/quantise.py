@@ -66,13 +66,7 @@ def figures_per_exit(pipeline: Pipeline, test: LabelledImages, *, precision: str
     """The task's figure of each exit, if all frames left there, as OpenVINO computes it."""
     task = pipeline.build_task()
     scorer = load_policy(pipeline.policy_file(None), pipeline.costs.fractions).scorer
-    backend = open_backend(
-        pipeline.network,
-        task,
-        scorer,
-        BackendOptions("openvino", "cpu", precision, batch=8),
-        quantised=pipeline.quantised,
-    )
+    backend = open_backend(pipeline, scorer, BackendOptions("openvino", "cpu", precision, batch=8))
     tallies = [task.tally() for _ in range(backend.num_stages)]
     for begin in range(0, len(test.labels), 8):
         states: Sequence[Any] = list(test.images[begin : begin + 8])

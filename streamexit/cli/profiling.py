@@ -29,9 +29,7 @@ def profile(
     loaded = load_pipeline(pipeline)
     options = BackendOptions(backend, device, precision, max_batch=max_batch).resolve()
     scorer = load_policy(loaded.policy_file(policy), loaded.costs.fractions).scorer
-    found = measure_profile(
-        loaded.network, loaded.build_task(), scorer, options, quantised=loaded.quantised
-    )
+    found = measure_profile(loaded, scorer, options)
     path = profile_file(pipeline, options)
     found.save(path)
     costs, knees = found.costs(), found.sizes()

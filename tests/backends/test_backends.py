@@ -51,7 +51,7 @@ def opened(
     """A backend in float32."""
     options = BackendOptions(*kind, precision="float32", batch=batch)
     scorer = load_policy(pipeline.policy_file(policy), pipeline.costs.fractions).scorer
-    return open_backend(pipeline.network, pipeline.build_task(), scorer, options)
+    return open_backend(pipeline, scorer, options)
 
 
 def tolerance(kind: tuple[str, str]) -> float:

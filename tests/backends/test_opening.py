@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from streamexit.scheduling.policy import load_policy
 from streamexit.scheduling.scorers import Certainty, MaxProbability
 from streamexit.tasks.classification import ClassificationTask
 from streamexit.testing import TOY_LABELS, TOY_PREPROCESSING, ManualClock, toy_network, toy_pictures
+from tests.conftest import absent
 
 TASK = ClassificationTask(labels=TOY_LABELS, top_k=2)
 
@@ -63,7 +65,7 @@ def test_on_a_processor_auto_is_openvino(toy_pipeline: Path) -> None:
     pipeline = load_pipeline(toy_pipeline)
     scorer = load_policy(pipeline.policy_file(None), pipeline.costs.fractions).scorer
     options = BackendOptions(device="cpu", batch=3)
-    backend = open_backend(pipeline.network, pipeline.build_task(), scorer, options)
+    backend = open_backend(pipeline, scorer, options)
     assert isinstance(backend, OpenVinoBackend)
     assert backend.sizes == (3, 3, 3)
     assert options.resolve().precision in backend.device
@@ -242,6 +244,49 @@ def test_profile_is_written_and_read(tmp_path: Path) -> None:
     for name in ("bad.json", "absent.json"):
         with pytest.raises(PipelineError, match=name):
             Profile.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda:0", marks=pytest.mark.needs_cuda)])
+def test_compiled_stages_answer_like_plain_ones(
+    toy_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    """TorchInductor changes the speed, and for any number of rows not the scores."""
+    if not shutil.which("g++"):
+        absent("g++ (apt install g++)")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    pipeline = load_pipeline(toy_pipeline)
+    scorer = load_policy(pipeline.policy_file("eenet"), pipeline.costs.fractions).scorer
+    pictures = [np.asarray(p.image) for p in toy_pictures(7)]
+
+    def scores(kind: str) -> list[list[float]]:
+        backend = open_backend(pipeline, scorer, BackendOptions(kind, device, batch=4))
+        found = []
+        for rows in (7, 3, 1):
+            states: Sequence[Any] = pictures[:rows]
+            for k in range(backend.num_stages):
+                result = backend.submit(k, states).result()
+                states = result.states
+                found.append(result.scores)
+        return found
+
+    compiled, plain = scores("torch-compiled"), scores("torch")
+    assert [pytest.approx(row, abs=1e-4) for row in plain] == compiled
+
+
+def test_memory_of_rows_that_left_is_used_again(toy_pipeline: Path) -> None:
+    """However many batches go through, their features lie in the same few blocks."""
+    pipeline = load_pipeline(toy_pipeline)
+    scorer = load_policy(pipeline.policy_file(None), pipeline.costs.fractions).scorer
+    backend = open_backend(pipeline, scorer, BackendOptions("openvino", "cpu", batch=4))
+    pictures = [np.asarray(p.image) for p in toy_pictures(4)]
+    blocks: list[Any] = []
+    for _ in range(20):
+        first = backend.submit(0, pictures).result()
+        backend.release(first.states[:2])
+        second = backend.submit(1, first.states[2:]).result()
+        backend.release(second.states)
+        blocks += [block for block, _ in first.states]
+    assert len({id(block) for block in blocks}) == 1
 
 
 def test_milliseconds_need_a_profile_of_this_device(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_answers_agree_with_eager_float32(
     pictures = frames(pipeline, data)[:: 6 if task.gives_maps else 1]
 
     def opened(options: BackendOptions) -> Backend:
-        return open_backend(pipeline.network, task, scorer, options)
+        return open_backend(pipeline, scorer, options)
 
     try:
         ours = opened(BackendOptions(kind, device, precision, batch=5))

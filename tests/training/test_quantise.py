@@ -24,11 +24,7 @@ def scores(pipeline: Pipeline, precision: str, batch: int = 4) -> np.ndarray:
     """[K, N] of some pictures."""
     scorer = load_policy(pipeline.policy_file("eenet"), pipeline.costs.fractions).scorer
     backend = open_backend(
-        pipeline.network,
-        pipeline.build_task(),
-        scorer,
-        BackendOptions("openvino", "cpu", precision, batch=batch),
-        quantised=pipeline.quantised,
+        pipeline, scorer, BackendOptions("openvino", "cpu", precision, batch=batch)
     )
     states: Sequence[Any] = [np.asarray(p.image) for p in toy_pictures(10, seed=3)]
     found = []
