@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from streamexit.budget.controller import BudgetController
+from streamexit.budget.terms import Terms
 from streamexit.calibration.compare import scores_of
 from streamexit.calibration.trace import Trace
 from streamexit.models.pipeline import load_pipeline
@@ -38,11 +39,11 @@ def frozen_exits(table: ThresholdTable, scores: Floats, budget: float) -> list[i
 
 def controlled_exits(table: ThresholdTable, scores: Floats, budget: float) -> list[int]:
     """Exits under the controller, frame by frame."""
-    controller = BudgetController(table, budget=budget)
+    controller = BudgetController(table, Terms(budget))
     exits = []
     for row in scores:
-        k = 0
-        while not controller.leaves(k, float(row[k])):
+        k, passage = 0, controller.enter(0.0)
+        while not controller.leaves(passage, k, float(row[k])):
             k += 1
         exits.append(k)
     return exits

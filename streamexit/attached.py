@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from streamexit.budget.controller import BudgetStatus
+from streamexit.budget.terms import Terms
 from streamexit.exits import ExitRecord
 from streamexit.frame import Decoder
 from streamexit.metrics import StreamCounters
@@ -13,7 +14,7 @@ from streamexit.planning import PlannedStream
 from streamexit.queues import FrameBuffer
 from streamexit.sources.reader import Reader, StreamState
 from streamexit.wire.encoding import ResultEncoder, encode_state, wire_thresholds
-from streamexit.wire.messages import Budget, Cost, State, Status, timestamp
+from streamexit.wire.messages import Agreement, Budget, Cost, State, Status, timestamp
 
 AVAILABILITY = {
     "connecting": "connecting",
@@ -23,6 +24,17 @@ AVAILABILITY = {
     "error": "error",
 }
 """Stream state -> payload of its availability topic."""
+
+
+@dataclass(frozen=True)
+class BudgetView:
+    """What there is to say of a stream's budget besides its controller's status; see `Budget`."""
+
+    last_change: str | None = None
+    changed_at: str | None = None
+    shadow_frames: int = 0
+    agreement: Agreement | None = None
+    agreement_at: list[Agreement] = field(default_factory=list)
 
 
 @dataclass
@@ -119,18 +131,30 @@ class AttachedStream:
             last_result_at=timestamp(self.last_result_at) if self.last_result_at else None,
         )
 
-    def budget(self, status: BudgetStatus) -> Budget:
+    def budget(self, status: BudgetStatus, terms: Terms, view: BudgetView) -> Budget:
         """The budget message."""
+        costs = self.plan.costs
+        per_second = terms.amount * costs.full if terms.per == "second" else None
+        spent = status.per_second
         return Budget(
             stream=self.plan.section.id,
             state=status.state,
             policy=self.plan.policy.name,
             target_fraction=status.target,
             mean_fraction=status.mean,
-            window_frames=self.plan.section.window,
+            window_frames=terms.window,
+            window_s=terms.window_seconds,
+            strict=terms.strict,
             frames_in_window=status.frames,
             exit_shares=list(status.exit_shares),
             thresholds=wire_thresholds(status.thresholds),
             thresholds_version=status.version,
-            full_cost=Cost(value=self.plan.costs.full, unit=self.plan.costs.unit),
+            full_cost=Cost(value=costs.full, unit=costs.unit),
+            target_per_second=Cost(value=per_second, unit=costs.unit) if per_second else None,
+            mean_per_second=Cost(value=spent * costs.full, unit=costs.unit) if spent else None,
+            shadow_frames=view.shadow_frames,
+            agreement=view.agreement,
+            agreement_at=view.agreement_at,
+            last_change=view.last_change,
+            changed_at=view.changed_at,
         )

@@ -20,6 +20,10 @@ ALWAYS = float("-inf")
 """A threshold that every score reaches; the last exit's."""
 
 
+DEFAULT_WINDOW = 300
+"""Frames that a stream's mean cost is held over."""
+
+
 @dataclass(frozen=True, slots=True)
 class CostTable:
     """Cumulative cost to leave at each exit, heads of passed exits included.
@@ -58,18 +62,25 @@ class CostTable:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The average cost per frame that a stream may have over its window.
+    """The average cost that a stream may have over its window.
 
     Attributes:
         amount: In `unit`, positive.
-        unit: "fraction" (of the full network's GFLOPs), "gflops_per_frame", or
-            "milliseconds_per_frame" (of a profiled device).
+        unit: "fraction" (of the full network's GFLOPs), "gflops_per_frame" or
+            "milliseconds_per_frame" (of a profiled device); "gflops_per_second" or
+            "milliseconds_per_second" for streams whose frame rate varies.
     """
 
     amount: float
     unit: str = "fraction"
 
-    UNITS = ("fraction", "gflops_per_frame", "milliseconds_per_frame")
+    UNITS = (
+        "fraction",
+        "gflops_per_frame",
+        "milliseconds_per_frame",
+        "gflops_per_second",
+        "milliseconds_per_second",
+    )
 
     def __post_init__(self) -> None:
         if self.unit not in self.UNITS:
@@ -99,10 +110,15 @@ class Budget:
     @property
     def cost_unit(self) -> str:
         """Unit of the cost table that this budget is held by."""
-        return "milliseconds" if self.unit == "milliseconds_per_frame" else "gflops"
+        return "milliseconds" if self.unit.startswith("milliseconds") else "gflops"
+
+    @property
+    def per_second(self) -> bool:
+        """Whether it is per second, not per frame."""
+        return self.unit.endswith("_per_second")
 
     def as_fraction(self, costs: CostTable) -> float:
-        """This budget as a share of the full network's cost, in a table of `cost_unit`."""
+        """As a share of the full network's cost (per frame or per second), in a table of `cost_unit`."""
         return self.amount if self.unit == "fraction" else self.amount / costs.full
 
 

@@ -10,10 +10,11 @@ from importlib.util import find_spec
 import torch
 
 from streamexit.backends.opening import BackendOptions, device_costs
+from streamexit.budget.terms import Terms
 from streamexit.config.schema import NodeConfiguration, StreamSection
 from streamexit.documents import Document
-from streamexit.errors import ConfigurationError, PipelineError, SourceError
-from streamexit.exits import CostTable
+from streamexit.errors import BudgetError, ConfigurationError, PipelineError, SourceError
+from streamexit.exits import Budget, CostTable
 from streamexit.models.pipeline import Pipeline, load_pipeline
 from streamexit.scheduling.policy import ExitPolicy, load_policy
 from streamexit.scheduling.thresholds import ThresholdTable
@@ -36,7 +37,8 @@ class PlannedStream:
         policy: Loaded.
         costs: What its budget counts: GFLOPs, or milliseconds of the device.
         table: The policy's thresholds, by these costs.
-        fraction: Its budget, as a share of the full network's cost.
+        budget: As it was configured.
+        terms: The same as a share of the full network's cost.
         source: Not yet opened.
         maps: What of segmentation maps is sent; None for tasks without maps.
     """
@@ -46,7 +48,8 @@ class PlannedStream:
     policy: ExitPolicy
     costs: CostTable
     table: ThresholdTable
-    fraction: float
+    budget: Budget
+    terms: Terms
     source: Source
     maps: MapEncoder | None = None
 
@@ -127,22 +130,13 @@ def _plan_stream(
     document: Document[NodeConfiguration], i: int, pipeline: Pipeline
 ) -> PlannedStream:
     section = document.value.streams[i]
-    budget = section.budget.build()
-    costs = pipeline.costs
-    if budget.cost_unit == "milliseconds":
-        try:
-            costs = device_costs(pipeline.folder, plan_backend(document))
-        except PipelineError as error:
-            raise ConfigurationError(
-                f"{document.where('streams', i, 'budget')}: {error}"
-            ) from error
-    fraction = budget.as_fraction(costs)
-    if fraction < costs.fractions[0]:
-        raise ConfigurationError(
-            f"{document.where('streams', i, 'budget')}: {fraction:.4g} of the full network is out "
-            f"of reach; leaving at the first exit already costs {_up(costs.fractions[0])} "
-            f"({_up(costs.per_exit[0])} {UNIT_WORDS[costs.unit]}). Raise the budget to at least that"
-        )
+    try:
+        costs = _plan_costs(document, section, pipeline)
+        budget = section.budget.build()
+        terms = terms_of(section, budget, costs)
+        check_reach(terms, costs)
+    except (PipelineError, BudgetError) as error:
+        raise ConfigurationError(f"{document.where('streams', i, 'budget')}: {error}") from error
     try:
         policy = load_policy(pipeline.policy_file(section.policy), pipeline.costs.fractions)
     except PipelineError as error:
@@ -167,7 +161,52 @@ def _plan_stream(
         source = JoinedSource([source], repeat=True)
     maps = _plan_maps(document, i, pipeline)
     table = policy.table if costs is pipeline.costs else policy.table.costing(costs.fractions)
-    return PlannedStream(section, pipeline, policy, costs, table, fraction, source, maps)
+    return PlannedStream(section, pipeline, policy, costs, table, budget, terms, source, maps)
+
+
+def _plan_costs(
+    document: Document[NodeConfiguration], section: StreamSection, pipeline: Pipeline
+) -> CostTable:
+    """What the stream's budget counts: where the device is shared out, its milliseconds."""
+    unit = section.budget.build().cost_unit
+    if document.value.engine.milliseconds_per_second is None:
+        if unit == "gflops":
+            return pipeline.costs
+    elif unit == "gflops" and section.budget.fraction is None:
+        raise BudgetError(
+            "with engine.milliseconds_per_second the device's time is shared out; give the budget as a "
+            "fraction or in milliseconds"
+        )
+    return device_costs(pipeline.folder, plan_backend(document))
+
+
+def terms_of(section: StreamSection, budget: Budget, costs: CostTable) -> Terms:
+    """A budget held as a stream's section says.
+
+    Raises:
+        BudgetError: They do not go together.
+    """
+    return Terms.of(
+        budget,
+        costs,
+        window=section.window,
+        window_seconds=section.window_s,
+        strict=section.budget.strict,
+    )
+
+
+def check_reach(terms: Terms, costs: CostTable) -> None:
+    """Refuse a budget per frame that no exit is cheap enough for.
+
+    Raises:
+        BudgetError: Says what the first exit costs.
+    """
+    if terms.per == "frame" and terms.amount < costs.fractions[0]:
+        raise BudgetError(
+            f"{terms.amount:.4g} of the full network is out of reach; leaving at the first exit already "
+            f"costs {_up(costs.fractions[0])} ({_up(costs.per_exit[0])} {UNIT_WORDS[costs.unit]}). Raise "
+            "the budget to at least that"
+        )
 
 
 def _plan_maps(

@@ -16,6 +16,7 @@ from typing import Any
 
 from streamexit.backends.opening import BackendOptions, open_backend
 from streamexit.budget.controller import BudgetController, BudgetState
+from streamexit.budget.terms import Terms
 from streamexit.engine.engine import Engine, PipelineLane, StreamLane
 from streamexit.errors import InputError
 from streamexit.exits import Budget, ExitRecord
@@ -138,9 +139,7 @@ class Replay:
         self._budget = budget.as_fraction(pipeline.costs)
         self._table = policy.table
         self._on_record = on_record
-        backend = open_backend(
-            pipeline.network, self._task, policy.scorer, options, quantised=pipeline.quantised
-        )
+        backend = open_backend(pipeline, policy.scorer, options)
         self._now = 0.0
         self._engine = Engine(self._record, clock=lambda: self._now)
         self._full_engine = Engine(self._compare, clock=lambda: self._now) if agreement else None
@@ -202,10 +201,10 @@ class Replay:
     def _stream(self, name: str, source: Source) -> _Stream:
         counters = StreamCounters()
         buffer = FrameBuffer(capacity=BUFFER_FRAMES, live=False, counters=counters)
-        controller = BudgetController(self._table, budget=self._budget, window=self._window)
+        controller = BudgetController(self._table, Terms(self._budget, window=self._window))
         full_lane = None
         if self._full_engine:
-            endless = BudgetController(self._table, budget=1.0)
+            endless = BudgetController(self._table, Terms(1.0))
             full_lane = self._full_engine.add_stream(
                 name, self._full, endless, StreamCounters(), max_wait=MAX_WAIT_SECONDS
             )

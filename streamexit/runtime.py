@@ -20,12 +20,15 @@ from typing import Any
 from streamexit.attached import AttachedStream
 from streamexit.backends.opening import open_backend, quietly
 from streamexit.budget.controller import BudgetController, BudgetStatus
-from streamexit.config.schema import MqttSection, NodeConfiguration
+from streamexit.budget.sharing import DeviceShare
+from streamexit.budget.state_file import StateFile
+from streamexit.config.schema import EngineSection, MqttSection, NodeConfiguration
 from streamexit.documents import Document
 from streamexit.engine.engine import Engine, PipelineLane
 from streamexit.engine.worker import EngineWorker, Feed
-from streamexit.errors import OperationError
+from streamexit.errors import BudgetError, OperationError
 from streamexit.exits import ExitRecord
+from streamexit.governor import Governor
 from streamexit.metrics import StreamCounters
 from streamexit.planning import PlannedStream, plan_backend, plan_streams
 from streamexit.queues import FrameBuffer, Outbox
@@ -44,6 +47,9 @@ waits for it, and half-empty batches would cost everybody."""
 PUMP_SECONDS = 0.01
 """Between two looks for results: under load they go out several at a time, and the threads that make
 them are disturbed a hundred times a second at most."""
+
+AUTO_SHARE = 900.0
+"""Of the 1000 ms per second that a device has by its profiles; decoding and peaks need the rest."""
 
 OUTBOX_RESULTS = 4000
 TICK_SECONDS = 0.5
@@ -76,6 +82,7 @@ class Node:
         broker: Its address; None without one, and before `run`.
         streams: Attached, by id.
         lanes: Of the engine, by pipeline and policy.
+        governor: Looks after the budgets.
         outbox: Between the engine and the sinks.
         device: Where the networks run.
         stopping: Whether the end has begun; a broker of the node's own ends with it.
@@ -116,6 +123,13 @@ class Node:
         )
         self.outbox = Outbox(capacity=OUTBOX_RESULTS, wake=self._wake_pump)
         self.device = ""
+        engine, kept = self._configuration.engine, self._configuration.state_file
+        self.governor = Governor(
+            self._worker,
+            share=_device_share(engine),
+            file=StateFile(self._base / kept) if kept else None,
+            on_problem=on_problem,
+        )
         plans = plan_streams(document)
         self._backend_options = plan_backend(document)
         self._build(plans)
@@ -163,6 +177,19 @@ class Node:
         """End `run` soon; everything in the engine is still answered. Call it on the loop."""
         self._finished.set()
 
+    def take_over(self, configuration: NodeConfiguration) -> None:
+        """Budgets and windows from a configuration that was read again; the rest takes a restart."""
+        sections = {section.id: section for section in configuration.streams}
+        for stream_id in self.streams.keys() & sections.keys():
+            try:
+                self.governor.take_over(sections[stream_id], now=time.time())
+            except BudgetError as error:
+                self._on_problem(f"{stream_id}: {error}")
+        if _without_budgets(configuration) != _without_budgets(self._configuration):
+            self._on_problem(
+                "the configuration changed in more than budgets; the rest takes a restart"
+            )
+
     # --- building -------------------------------------------------------------------------------
 
     def _build(self, plans: list[PlannedStream]) -> None:
@@ -175,17 +202,14 @@ class Node:
         self.lanes = {(p.pipeline.name, p.policy.name): lanes[_lane_key(p)] for p in plans}
 
     def _lane(self, plan: PlannedStream) -> PipelineLane:
-        task = plan.pipeline.build_task()
         backend = open_backend(
-            plan.pipeline.network,
-            task,
+            plan.pipeline,
             plan.policy.scorer,
             self._backend_options,
-            quantised=plan.pipeline.quantised,
             say=lambda sentence: self._on_preparation(f"{plan.pipeline.name}: {sentence}"),
         )
         self.device = backend.device
-        return PipelineLane(backend, task, plan.pipeline.costs)
+        return PipelineLane(backend, plan.pipeline.build_task(), plan.pipeline.costs)
 
     def _add(self, plan: PlannedStream, lane: PipelineLane) -> None:
         stream_id = plan.section.id
@@ -196,8 +220,10 @@ class Node:
             counters=counters,
             wake=self._worker.wake,
         )
-        controller = BudgetController(plan.table, budget=plan.fraction, window=plan.section.window)
         section, settings = plan.section, self._configuration.engine
+        controller = BudgetController(
+            plan.table, plan.terms, shadow=section.shadow, stream_id=stream_id
+        )
         hurried = plan.source.live or section.pace == "realtime"
         engine_lane = self._engine.add_stream(
             stream_id,
@@ -206,9 +232,10 @@ class Node:
             counters,
             max_wait=settings.max_wait_ms / 1000 if hurried else PATIENT_SECONDS,
             costs=plan.costs,
+            weight=section.weight,
             deadline=section.deadline_ms / 1000 if hurried else math.inf,
         )
-        self._feeds.append(Feed(engine_lane, buffer))
+        self._feeds.append(Feed(engine_lane, buffer, section.weight))
         reader = Reader(
             stream_id,
             plan.source,
@@ -226,6 +253,11 @@ class Node:
         )
         stream = AttachedStream(plan, counters, buffer, reader, encode, since=self._started_at)
         self.streams[stream_id] = stream
+        refused = self.governor.attach(stream, engine_lane, self._started_at)
+        if refused:
+            stream.change_state(StreamState("error", "no_capacity", refused), self._started_at)
+            self._on_problem(f"{stream_id} is refused: {refused}")
+            buffer.close()
 
     async def _open_sinks(self, stack: AsyncExitStack) -> None:
         if self._configuration.results_file:
@@ -257,7 +289,8 @@ class Node:
     def _start(self) -> None:
         self._worker.start()
         for stream in self.streams.values():
-            stream.reader.start()
+            if not stream.finished:
+                stream.reader.start()
 
     def _task(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Start a background task whose failure ends the run."""
@@ -297,6 +330,7 @@ class Node:
         if not await asyncio.to_thread(self._worker.join, ANSWER_SECONDS):
             self._worker.give_up()
             await asyncio.to_thread(self._worker.join, LAST_BATCH_SECONDS)
+        await asyncio.to_thread(self.governor.close)
         deadline = time.monotonic() + LAST_WORDS_SECONDS
         await asyncio.to_thread(self._join_readers, time.monotonic() + LAST_WORDS_SECONDS / 8)
         await _end(ticker, deadline)
@@ -372,6 +406,7 @@ class Node:
             now = time.time()
             for stream in self.streams.values():
                 stream.tick(now)
+            self.governor.tick(now)
             await self._publish_state(now)
             if self.session and now >= stats_due:
                 stats_due = now + self._configuration.stats_every_s
@@ -395,7 +430,8 @@ class Node:
             await self._retain(stream_id, "status", stream.status())
             status = self.budgets.get(stream_id)
             if status:
-                await self._retain(stream_id, "budget", stream.budget(status))
+                terms, view = self.governor.terms(stream_id), self.governor.view(stream_id)
+                await self._retain(stream_id, "budget", stream.budget(status, terms, view))
             topic = self.topics.stream(stream_id, "availability")
             await self.session.set_retained(topic, stream.availability.encode())
 
@@ -439,6 +475,8 @@ class Node:
             outbox_length=self.outbox.statistics().length,
             results_lost=self.results_lost(),
             networks=[_network_load(*names, lane) for names, lane in self.lanes.items()],
+            fairness=self.governor.fairness(),
+            allocated_ms_per_s=self.governor.allocated,
         )
 
     def results_lost(self) -> dict[str, int]:
@@ -459,6 +497,23 @@ class Node:
 def _lane_key(plan: PlannedStream) -> tuple[Path, str]:
     """Streams with the same key share batches."""
     return plan.pipeline.folder, plan.policy.name
+
+
+def _without_budgets(configuration: NodeConfiguration) -> dict[str, Any]:
+    """What a restart is needed for."""
+    content = configuration.model_dump()
+    for stream in content["streams"]:
+        for key in ("budget", "window", "window_s"):
+            del stream[key]
+    return content
+
+
+def _device_share(engine: EngineSection) -> DeviceShare | None:
+    """What budgets share, if the device is shared out."""
+    asked = engine.milliseconds_per_second
+    if asked is None:
+        return None
+    return DeviceShare(AUTO_SHARE if asked == "auto" else asked, engine.admission)
 
 
 def _network_load(pipeline: str, policy: str, lane: PipelineLane) -> NetworkLoad:

@@ -39,10 +39,11 @@ FLOORS = {
     "planning": 6,
     "attached": 7,
     "testing": 7,
-    "runtime": 8,
+    "governor": 8,
     "replay": 8,
-    "cli": 9,
-    "__main__": 10,
+    "runtime": 9,
+    "cli": 10,
+    "__main__": 11,
 }
 """Room -> floor, as in docs/architecture.md. An import goes to a lower floor or stays in its room."""
 

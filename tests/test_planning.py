@@ -35,7 +35,7 @@ def test_plan_holds_what_the_stream_needs(tmp_path: Path, toy_pipeline: Path) ->
     (stream,) = plan(tmp_path, toy_pipeline)
     assert stream.pipeline.name == "toy"
     assert stream.policy.name == "direct"
-    assert stream.fraction == 0.6
+    assert stream.terms.amount == 0.6
     assert not stream.source.live
 
 
@@ -45,7 +45,7 @@ def test_plan_takes_the_named_policy_and_gflops(tmp_path: Path, toy_pipeline: Pa
     budget = f"{{gflops_per_frame: {costs.full / 2:.12f}}}"
     (stream,) = plan(tmp_path, toy_pipeline, policy="msdnet", budget=budget)
     assert stream.policy.name == "msdnet"
-    assert stream.fraction == pytest.approx(0.5, rel=1e-4)
+    assert stream.terms.amount == pytest.approx(0.5, rel=1e-4)
 
 
 @pytest.mark.parametrize("unit", ["fraction", "gflops_per_frame"])

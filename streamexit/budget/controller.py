@@ -1,24 +1,54 @@
 """The budget controller: one per stream, keeps the mean cost per frame at the budget.
 
-K: exits, W: window in frames. Costs are shares of the full network's cost.
+K: exits, W: window in frames, n: scores in a window. Costs are shares of the full network's.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from itertools import chain
+from typing import Any, Literal
 
+from streamexit.budget.ledger import WindowLedger
+from streamexit.budget.score_window import ScoreWindow
+from streamexit.budget.shadow import grid, is_shadow
+from streamexit.budget.terms import Terms
 from streamexit.errors import BudgetError
 from streamexit.exits import ALWAYS
-from streamexit.scheduling.thresholds import ThresholdTable, spread_ties
+from streamexit.scheduling.thresholds import ThresholdTable, expit, logit, spread_ties
 
 BudgetState = Literal["on_budget", "saturated", "unreachable", "not_binding"]
-"""on_budget: over the last W frames, spending is within 5% of a window's budget (or one full frame).
+"""on_budget: over the last window, spending is within 5% of what it was allowed (or one full frame).
 saturated: it is not, although the controller does what it can.
 unreachable: the budget is below the cost of the first exit; every frame leaves there.
 not_binding: the budget is the full network's cost or more; every frame goes all the way."""
+
+ETA_FRAMES = 24
+"""eta times W: how many windows' worth of debt moves the thresholds by one full cost."""
+
+TRIM_FRAMES = 3
+"""The trim's time constant is a third of a window."""
+
+DEBT_SHARE = 0.015
+"""D_max, as a share of one window's budget."""
+
+ON_BUDGET_SHARE = 0.05
+"""What a window may be off and still be called on budget."""
+
+PRIOR_SCORES = 256
+"""The calibration data count as much as so many scores of the stream."""
+
+STRICT_SHARE = 0.01
+"""A strict budget is aimed at from so far below, so that the ledger seldom has to say no."""
+
+PACE_FRAMES = 32
+"""Time between frames is averaged over about so many."""
+
+FIRST_PACE = 1 / 25
+"""Seconds between frames until two were seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +57,15 @@ class BudgetStatus:
 
     Attributes:
         state: See `BudgetState`.
-        target: The budget, as a share of the full network's cost.
-        mean: Over the last W frames (or as many as there were); None before the first.
+        target: The budget per frame, as a share of the full network's cost; of a budget per second,
+            what it comes to at the present frame rate.
+        mean: Over the last window (or as much of it as there was); None before the first.
         frames: How many frames `mean` is over.
         exit_shares: [K], over the same frames.
         thresholds: [K], now.
         version: Rises with every change of the thresholds.
         debt: Overspent (or, negative, spared) so far, in units of one full frame.
+        per_second: Of a budget per second: what was spent per second over the window; else None.
     """
 
     state: BudgetState
@@ -44,28 +76,46 @@ class BudgetStatus:
     thresholds: tuple[float, ...]
     version: int
     debt: float
+    per_second: float | None = None
 
 
-ETA_FRAMES = 24
-"""eta times W: how many windows' worth of debt moves the thresholds by one full cost."""
+@dataclass(slots=True, eq=False)
+class Passage:
+    """A frame on its way through the network, as its controller sees it.
 
-TRIM_FRAMES = 3
-"""The trim's time constant is a third of a window."""
+    Attributes:
+        seq: Position among the stream's frames.
+        at: Seconds, when it came.
+        allowance: What the budget gives for it.
+        assumed: What it was expected to cost when it came.
+        booked: What it is charged by now.
+        shadow: Whether it goes to the last exit whatever its scores say.
+        leaves_at: Where it leaves; of a shadow frame where it would have left. None: not yet.
+        scores: Of a shadow frame, exit by exit.
+        elsewhere: Of a shadow frame: where it would have left at other budgets; see `ShadowFrame`.
+    """
 
-DEBT_SHARE = 0.018
-"""D_max, as a share of one window's budget."""
-
-
-ON_BUDGET_SHARE = 0.05
-"""What a window may be off and still be called on budget."""
+    seq: int
+    at: float
+    allowance: float
+    assumed: float
+    booked: float
+    shadow: bool = False
+    leaves_at: int | None = None
+    scores: tuple[float, ...] = ()
+    elsewhere: tuple[int, ...] = ()
 
 
 class BudgetController:
     """Integral control on a coordinate of the policy's threshold table.
 
-    The table maps a coordinate u (a mean cost) to thresholds; at or below its lower end every
-    frame leaves at the first exit, at or above its upper end none leaves early. After each frame
-    of cost c under budget B the debt D grows by c - B, and
+    The coordinate u is a mean cost. At or below its lower end every frame leaves at the first exit, at
+    or above its upper end none leaves early. Between, the table says which share of the frames that
+    reach exit k should leave there so that the mean cost is u; the threshold is the score which that share of the stream's recent scores reaches, mixed with the table's own threshold,
+    which counts as `PRIOR_SCORES` scores. So the mix of exits stays what the policy wants when scores
+    drift, and the mean cost stays near u.
+
+    After each frame of cost c under budget B the debt D grows by c - B, and
 
         u = B + trim - f(D),    f(D) = eta D + range (D / D_max)^3,    range = u_hi - u_lo.
 
@@ -76,114 +126,294 @@ class BudgetController:
 
     **Bound**, for frames that are decided one after the other. The trim keeps B + trim inside
     [u_lo, u_hi]. If D >= D_max when a frame comes, f(D) > range, so u < u_lo and it leaves at the
-    first exit at c_1 <= B: D does not grow. If D <= -D_max, u > u_hi and it stays at the first
-    exit; what it is booked there may lift D above -D_max and let it leave at a later exit, which
-    takes back less than c_K - c_1 from there; else it goes all the way and D does not shrink. From
-    anywhere between, one frame moves D by less than c_K - c_1. Hence |D| stays below D_max + (c_K - c_1), and since the sum of c - B over any
-    frames is a difference of two debts, for ANY content and ANY W consecutive frames
+    first exit: D does not grow, because c_1 <= B. If D <= -D_max, u > u_hi and it goes all the way: D
+    does not shrink. From between, a frame adds at most c_K - B and takes at most B - c_1. So D stays
+    inside [-D_max - (B - c_1), D_max + (c_K - B)], and the sum of c - B over any frames is the
+    difference of two debts: for ANY content and ANY W consecutive frames
 
-        | mean - B | <= 2 (D_max + c_K - c_1) / W.
+        | mean - B | <= (2 D_max + c_K - c_1) / W = (u_hi - u_lo + h (c_K - c_1)) / (h W)
 
-    D_max = max(1, 0.018 W B), in full frames; while the second is the larger (W B > 56), the bound
-    is 3.6% of the budget plus two frames' worth. The constants are a
-    compromise: a tighter limit holds windows closer and moves the thresholds more, which costs
-    accuracy (docs/budgets.md has the figures).
+    with h = range / (2 D_max), the slope of a straight line through both ends of f: the bound of the
+    integral law of gain h. D_max = max(1, 0.015 W B), in full frames. Scores do not occur in it, so
+    neither scene changes nor NaN can break it; and while no frames come, nothing moves.
 
     **Delay.** A frame's cost is only known when it leaves, which may be many frames later when
     late stages wait for full batches. So the cost is booked when it is decided: a frame that stays
     is charged what frames staying there cost on average, and corrected when it leaves. Decisions
-    are taken frame by frame, each seeing the debt that the one before left. That is why the loop
+    are taken frame by frame, each seeing the debt that the others left. That is why the loop
     can be fast without ringing. What remains is the error of that estimate: with d frames in
     flight beyond the first exit, at most d (c_K - c_2) / W more on either side of the bound.
 
+    **Per second.** B is then what the time since the frame before allows. Time without frames saves up
+    no more than D_max, and of what cannot be kept no more debt is made than that.
+
+    **Strict.** A `WindowLedger` has the last word: who may not stay leaves. **Shadow** frames go to the
+    end and are charged for it; none is taken while u is at its lower end, so the bound holds.
+
     Args:
         table: From the stream's exit policy.
-        budget: Share of the full network's cost.
-        window: W, in frames.
-
-    Raises:
-        BudgetError: A budget that is not a positive number, or an empty window.
+        terms: The budget.
+        shadow: Share of frames that go all the way whatever their scores say.
+        stream_id: Which frames those are depends on it and on nothing else.
     """
 
-    def __init__(self, table: ThresholdTable, *, budget: float, window: int = 300) -> None:
-        if not 0 < budget < math.inf:
-            raise BudgetError(f"budget: {budget} must be a positive number")
-        if window < 1:
-            raise BudgetError(f"window: {window} must be at least 1 frame")
-        self._table = table
-        self._costs = table.fractions
-        self._budget = budget
-        self._eta = ETA_FRAMES / window
-        self._trim_rate = TRIM_FRAMES / window
-        self._debt_limit = max(1.0, DEBT_SHARE * window * budget)
-        self._range = max(table.high - table.low, 1e-9)
-        self._binding = table.low <= budget < table.high
-        self._staying = _mean_cost_of_staying(table, budget)
+    def __init__(
+        self, table: ThresholdTable, terms: Terms, *, shadow: float = 0.0, stream_id: str = ""
+    ) -> None:
+        self._shadow = shadow
+        self._stream_id = stream_id
+        self._windows = [ScoreWindow() for _ in table.fractions[:-1]]
         self._debt = 0.0
         self._trim = 0.0
         self._version = 0
+        self._entered = 0
         self._decisions = 0.0
-        self._recent: deque[int] = deque(maxlen=window)
-        self._window = window
+        self._last_at: float | None = None
+        self._pace = FIRST_PACE
+        self._recent = _Recent(len(table.fractions))
+        self.table = table
+        self.terms = terms
+        self._ledger: WindowLedger | None = None
+        self.change(terms=terms, table=table)
 
-    def leaves(self, k: int, score: float) -> bool:
+    def change(self, *, terms: Terms | None = None, table: ThresholdTable | None = None) -> None:
+        """Go on under other terms or by another table; what was learned of the stream stays."""
+        before, self.terms, self.table = self.terms, terms or self.terms, table or self.table
+        if self._ledger is None or self.terms.window != before.window:
+            self._ledger = WindowLedger(self.terms.window)
+        if not self.terms.strict:
+            self._ledger = None
+        self._low, self._high = self.table.low, self.table.high
+        self._range = max(self._high - self._low, 1e-9)
+        self._tune()
+        self._staying = _mean_cost_of_staying(self.table, self._aim)
+        self._debt = min(max(self._debt, -self._debt_limit), self._debt_limit)
+
+    def enter(self, at: float) -> Passage:
+        """A frame comes, at `at` seconds on any clock. Call it in frame order."""
+        seq, self._entered = self._entered, self._entered + 1
+        allowance = self._allowance(at)
+        assumed = min(max(self._aim, self._low), self._high)
+        shadow = self._shadow > 0 and is_shadow(self._stream_id, seq, self._shadow)
+        if self._ledger:
+            self._ledger.enter(seq, self._low - self.terms.amount)
+        if self._binding:
+            self._trim = self._inside(self._trim - self._trim_rate * self._correction(self._debt))
+            self._owe(assumed - allowance)
+        return Passage(seq, at, allowance, assumed, assumed, shadow)
+
+    def leaves(self, passage: Passage, k: int, score: float) -> bool:
         """Decide whether a frame leaves at exit k, and book what that costs.
 
-        Call it for the frames of a stream one by one, for each exit that a frame reaches. A NaN
-        score leaves early only where everything does, so that it cannot break a budget.
+        Call it for each exit that a frame reaches. A NaN score leaves early only where everything
+        does, so that it cannot break a budget.
         """
-        threshold = self._table.threshold(self.coordinate, k)
-        leaving = spread_ties(score, k, self._decisions) >= threshold or threshold == ALWAYS
-        self._decisions += 1
+        u = self._coordinate(self._debt - (passage.booked - passage.assumed))
+        leaving = self._would_leave(passage, k, score, u)
+        if passage.shadow and k == 0:
+            passage.shadow = u > self._low and self._reserved(passage, self._high - self._low)
+        if passage.shadow:
+            self._try_elsewhere(passage, k, score)
+            leaving = k == len(self._windows)
+        elif not leaving:
+            costs = self.table.fractions
+            leaving = not self._reserved(passage, costs[k + 1] - costs[k])
         if self._binding:
-            already = self._staying[k - 1] if k else self._budget
-            self._owe((self._costs[k] if leaving else self._staying[k]) - already)
+            staying = self._high if passage.shadow else self._staying[k]
+            cost = self.table.fractions[k] if leaving else staying
+            self._owe(cost - passage.booked)
+            passage.booked = cost
         return leaving
 
-    def answered(self, k: int) -> None:
-        """Note the exit of the next frame in frame order; what the status tells is over these."""
-        self._recent.append(k)
+    def answered(self, passage: Passage, k: int) -> None:
+        """Note that a frame left at exit k, in frame order; what the status tells is over these."""
+        timed = self.terms.window_seconds is not None or self.terms.per == "second"
+        self._recent.add(k, passage.allowance, passage.at if timed else None)
+        self._recent.shorten(self.terms)
+
+    def memory(self) -> dict[str, Any]:
+        """What was learned of the stream, for JSON; see `remember`."""
+        return {
+            "trim": round(self._trim, 6),
+            "pace": round(self._pace, 6),
+            "scores": [[round(score, 6) for score in w.scores] for w in self._windows],
+        }
+
+    def remember(self, memory: Mapping[str, Any]) -> None:
+        """Begin with what another run learned; its debt is forgiven.
+
+        Raises:
+            BudgetError: Not a memory, or one of a network with another number of exits.
+        """
+        try:
+            trim, pace = float(memory["trim"]), float(memory["pace"])
+            scores = [[float(score) for score in row] for row in memory["scores"]]
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise BudgetError(f"memory of a stream: {error!r}") from error
+        if not all(map(math.isfinite, chain([trim, pace], *scores))) or pace < 0:
+            raise BudgetError("memory of a stream: holds something that is no number")
+        if len(scores) != len(self._windows):
+            raise BudgetError("memory of a stream: made by a network with other exits")
+        self._windows, self._pace = [ScoreWindow(row) for row in scores], pace
+        self._tune()
+        self._trim = self._inside(trim)
+
+    def threshold(self, u: float, k: int) -> float:
+        """The threshold of exit k at table coordinate `u`, a share of the full cost."""
+        if k == len(self._windows) or not self._low < u < self._high or not self._windows[k]:
+            return self.table.threshold(u, k)
+        prior, share = self.table.logit_threshold(u, k), self.table.leaving_share(u, k)
+        window = self._windows[k]
+        own = logit(window.reached_by(share)) if 0 < share < 1 else logit(1 - share)
+        weight = len(window) / (len(window) + PRIOR_SCORES)
+        return expit(prior + weight * (own - prior))
 
     @property
     def coordinate(self) -> float:
         """u: where in the table the thresholds are read now."""
-        return self._budget + self._trim - self._correction
+        return self._coordinate(self._debt)
 
     @property
     def status(self) -> BudgetStatus:
         """See `BudgetStatus`."""
-        n = len(self._recent)
-        counts = [self._recent.count(k) for k in range(len(self._costs))]
-        spent = sum(c * m for c, m in zip(self._costs, counts, strict=True))
+        recent, u = self._recent, self.coordinate
+        n = len(recent)
+        spent = sum(c * m for c, m in zip(self.table.fractions, recent.counts, strict=True))
+        per_second = None
+        if self.terms.per == "second" and (seconds := recent.seconds):
+            per_second = spent / (seconds + self._pace)
         return BudgetStatus(
-            state=self._state(spent - n * self._budget),
-            target=self._budget,
+            state=self._state(spent, recent.allowed),
+            target=self._per_frame,
             mean=spent / n if n else None,
             frames=n,
-            exit_shares=tuple(m / n if n else 0.0 for m in counts),
-            thresholds=self._table.at(self.coordinate),
+            exit_shares=tuple(m / n if n else 0.0 for m in recent.counts),
+            thresholds=tuple(self.threshold(u, k) for k in range(len(self.table.fractions))),
             version=self._version,
             debt=self._debt,
+            per_second=per_second,
         )
 
-    def _state(self, overspent: float) -> BudgetState:
-        if self._budget < self._table.low:
-            return "unreachable"
-        if self._budget >= self._table.high:
-            return "not_binding"
-        allowed = max(ON_BUDGET_SHARE * self._window * self._budget, 1.0)
-        return "on_budget" if abs(overspent) <= allowed else "saturated"
+    def _would_leave(self, passage: Passage, k: int, score: float, u: float) -> bool:
+        """By its score alone; the score is noted for later thresholds."""
+        spread = spread_ties(score, k, self._decisions)
+        self._decisions += 1
+        threshold = self.threshold(u, k)
+        leaving = spread >= threshold or threshold == ALWAYS
+        if passage.leaves_at is None:
+            if k < len(self._windows) and not math.isnan(score):
+                self._windows[k].add(spread)
+            if leaving:
+                passage.leaves_at = k
+        return leaving
 
-    @property
-    def _correction(self) -> float:
-        return self._eta * self._debt + self._range * (self._debt / self._debt_limit) ** 3
+    def _try_elsewhere(self, passage: Passage, k: int, score: float) -> None:
+        passage.scores = (*passage.scores, score)
+        others = grid(self.table)
+        so_far = passage.elsewhere or (len(self._windows),) * len(others)
+        passage.elsewhere = tuple(
+            min(left, k) if score >= self.threshold(other + self._trim, k) else left
+            for left, other in zip(so_far, others, strict=True)
+        )
+
+    def _reserved(self, passage: Passage, more: float) -> bool:
+        return self._ledger is None or self._ledger.reserve(passage.seq, more)
+
+    def _allowance(self, at: float) -> float:
+        """What the budget gives for a frame that comes now."""
+        since = 0.0 if self._last_at is None else max(0.0, at - self._last_at)
+        if self._last_at is not None:
+            self._pace += (since - self._pace) / min(self._entered, PACE_FRAMES)
+        self._last_at = at
+        if self.terms.per == "frame":
+            if self.terms.window_seconds is not None:
+                self._tune()
+            return self._aim
+        self._tune()
+        return self.terms.amount * since
+
+    def _tune(self) -> None:
+        """Gains and limits, from the budget per frame and the window in frames."""
+        terms = self.terms
+        self._per_frame = terms.amount * (self._pace if terms.per == "second" else 1.0)
+        self._binding = terms.per == "second" or self._low <= self._per_frame < self._high
+        self._aim = self._per_frame * (1 - STRICT_SHARE if terms.strict else 1.0)
+        for_others = (self._aim - self._shadow) / (1 - self._shadow) if self._shadow < 1 else 0.0
+        self._center = min(max(for_others, self._low), self._high)
+        window = float(terms.window)
+        if terms.window_seconds is not None:
+            window = max(1.0, terms.window_seconds / max(self._pace, 1e-6))
+        self._eta = ETA_FRAMES / window
+        self._trim_rate = TRIM_FRAMES / window
+        self._debt_limit = max(1.0, DEBT_SHARE * window * min(self._aim, self._high))
+
+    def _coordinate(self, debt: float) -> float:
+        return self._center + self._trim - self._correction(debt)
+
+    def _correction(self, debt: float) -> float:
+        return self._eta * debt + self._range * (debt / self._debt_limit) ** 3
+
+    def _inside(self, trim: float) -> float:
+        return min(max(trim, self._low - self._center), self._high - self._center)
 
     def _owe(self, amount: float) -> None:
         self._debt += amount
-        lowest, highest = self._table.low - self._budget, self._table.high - self._budget
-        wanted = self._trim - self._trim_rate * self._correction
-        self._trim = min(max(wanted, lowest), highest)
         self._version += 1
+        if self.terms.per == "second":  # nothing else keeps it from growing through a night
+            most = self._debt_limit + self._range
+            self._debt = min(max(self._debt, -most), most)
+
+    def _state(self, spent: float, allowed: float) -> BudgetState:
+        if self._per_frame < self._low:
+            return "unreachable"
+        if self._per_frame >= self._high:
+            return "not_binding"
+        tolerance = max(ON_BUDGET_SHARE * allowed, 1.0)
+        return "on_budget" if abs(spent - allowed) <= tolerance else "saturated"
+
+
+class _Recent:
+    """Exits of the last window, what the budget gave for them, and when they came."""
+
+    def __init__(self, num_exits: int) -> None:
+        self.counts = [0] * num_exits
+        self._exits: deque[int] = deque()
+        self._allowed: deque[float] = deque()
+        self._times: deque[float] = deque()
+
+    def add(self, k: int, allowance: float, at: float | None) -> None:
+        self.counts[k] += 1
+        self._exits.append(k)
+        self._allowed.append(allowance)
+        if at is None:
+            self._times.clear()
+        else:
+            self._times.append(at)
+
+    def shorten(self, terms: Terms) -> None:
+        while len(self._exits) > 1 and self._too_long(terms):
+            self.counts[self._exits.popleft()] -= 1
+            self._allowed.popleft()
+            if len(self._times) > len(self._exits):
+                self._times.popleft()
+
+    def _too_long(self, terms: Terms) -> bool:
+        if terms.window_seconds is None:
+            return len(self._exits) > terms.window
+        timed = len(self._times) == len(self._exits)  # others came before time was asked for
+        return not timed or self._times[-1] - self._times[0] >= terms.window_seconds
+
+    @property
+    def allowed(self) -> float:
+        return math.fsum(self._allowed)
+
+    @property
+    def seconds(self) -> float:
+        """From the first to the last, as far as it is known."""
+        return self._times[-1] - self._times[0] if self._times else 0.0
+
+    def __len__(self) -> int:
+        return len(self._exits)
 
 
 def _mean_cost_of_staying(table: ThresholdTable, budget: float) -> list[float]:

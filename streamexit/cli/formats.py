@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rich.table import Table
 
 from streamexit.errors import InputError
+
+if TYPE_CHECKING:
+    from streamexit.budget.terms import Terms
+    from streamexit.exits import CostTable
 
 SHADES = "█▓▒░"
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -40,6 +44,15 @@ def stacked(shares: Sequence[float], *, width: int = 12) -> str:
     bar = "".join(SHADES[k % len(SHADES)] * length for k, length in enumerate(lengths))
     numbers = " ".join(f"{100 * share:.0f}" for share in shares)
     return f"{bar:<{width}} {numbers}%"
+
+
+def budget_in_words(terms: Terms, costs: CostTable) -> str:
+    """40.0%, of the full network per frame, or 12.5 GFLOPs/s."""
+    from streamexit.planning import UNIT_WORDS
+
+    if terms.per == "frame":
+        return f"{terms.amount:.1%}"
+    return f"{terms.amount * costs.full:.4g} {UNIT_WORDS[costs.unit]}/s"
 
 
 def plain_table(*columns: str) -> Table:

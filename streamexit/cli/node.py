@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamexit.cli.formats import parse_duration, plain_table
+from streamexit.cli.formats import budget_in_words, parse_duration, plain_table
 from streamexit.cli.making import JsonOption
+
+if TYPE_CHECKING:
+    from streamexit.budget.terms import Terms
 
 ConfigArgument = Annotated[Path, typer.Argument(help="A configuration file (YAML).")]
 DurationOption = Annotated[
@@ -18,16 +21,29 @@ DurationOption = Annotated[
 
 
 def run(config: ConfigArgument, duration: DurationOption = None, json: JsonOption = False) -> None:
-    """Run a node: analyse the configured streams, publish results, hold the budgets."""
+    """Run a node: analyse the configured streams, publish results, hold the budgets.
+
+    At SIGHUP the budgets and windows in the file are read again and take effect.
+    """
     from streamexit.cli.app import EXIT_BAD_INPUT, complain, console, prepare, print_json
     from streamexit.cli.running import run_node, summary, summary_table
     from streamexit.config.load import load_configuration
+    from streamexit.errors import StreamExitError
     from streamexit.runtime import Node
 
     seconds = parse_duration(duration) if duration else None
     node = Node(load_configuration(config), on_problem=complain, on_preparation=prepare)
     live = not json and console.is_terminal
-    asyncio.run(run_node(node, duration=seconds, live=live, announce=not json and not live))
+
+    def reload() -> None:
+        try:
+            node.take_over(load_configuration(config).value)
+        except StreamExitError as error:
+            complain(str(error))
+
+    announce = not json and not live
+    at_hangup = None if live else reload  # a terminal that was closed means the end, as always
+    asyncio.run(run_node(node, duration=seconds, live=live, announce=announce, reload=at_hangup))
     if json:
         print_json(summary(node))
     else:
@@ -50,11 +66,15 @@ def check(config: ConfigArgument, json: JsonOption = False) -> None:
             plan.section.id: {
                 "pipeline": plan.pipeline.name,
                 "policy": plan.policy.name,
-                "budget": {"value": plan.fraction * plan.costs.full, "unit": plan.costs.unit},
-                "budget_fraction": plan.fraction,
+                "budget": {
+                    "value": plan.terms.amount * plan.costs.full,
+                    "unit": plan.costs.unit,
+                    "per": plan.terms.per,
+                },
+                "budget_fraction": plan.terms.amount if plan.terms.per == "frame" else None,
                 "cheapest_fraction": plan.costs.fractions[0],
                 "full_cost": {"value": plan.costs.full, "unit": plan.costs.unit},
-                "binding": plan.fraction < 1,
+                "binding": plan.terms.per == "second" or plan.terms.amount < 1,
             }
             for plan in plans
         }
@@ -63,14 +83,22 @@ def check(config: ConfigArgument, json: JsonOption = False) -> None:
     table = plain_table("stream", "pipeline", "policy", "budget", "per frame", "reachable")
     for plan in plans:
         costs = plan.costs
-        binding = "" if plan.fraction < 1 else ", not binding"
+        terms, unit = plan.terms, UNIT_WORDS[costs.unit]
+        timed = terms.per == "second"
         table.add_row(
             plan.section.id,
             plan.pipeline.name,
             plan.policy.name,
-            f"{plan.fraction:.1%} of full{binding}",
-            f"{min(plan.fraction, 1) * costs.full:.4f} {UNIT_WORDS[costs.unit]}",
+            budget_in_words(terms, costs) + _remark(terms),
+            "depends on its rate" if timed else f"{min(terms.amount, 1) * costs.full:.4f} {unit}",
             f"{costs.fractions[0]:.1%} .. 100%",
         )
     console.print(table)
     console.print(f"{config}: good; every budget can be reached")
+
+
+def _remark(terms: Terms) -> str:
+    if terms.per == "second":
+        return ""
+    strict = ", strict" if terms.strict else ""
+    return " of full" + strict + ("" if terms.amount < 1 else ", not binding")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from streamexit.cli.formats import plain_table, stacked
+from streamexit.cli.formats import budget_in_words, plain_table, stacked
 
 if TYPE_CHECKING:
+    from streamexit.attached import BudgetView
     from streamexit.runtime import Node
 
 REFRESH_SECONDS = 0.5
@@ -27,6 +28,7 @@ async def run_node(
     announce: bool = False,
     beside: Coroutine[Any, Any, None] | None = None,
     received: dict[str, int] | None = None,
+    reload: Callable[[], None] | None = None,
 ) -> None:
     """Run `node` until it ends or a signal comes; a second signal kills.
 
@@ -37,12 +39,15 @@ async def run_node(
         announce: Say on stderr where results go, once it runs.
         beside: Runs once the node has started, and is ended with it.
         received: Results that a subscriber counted, per stream, for the table.
+        reload: Called at each SIGHUP.
     """
     from streamexit.cli.app import stderr
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, _stop_once, loop, node, number)
+    if reload:
+        loop.add_signal_handler(signal.SIGHUP, reload)
     started: list[asyncio.Task[None]] = []
 
     def ready() -> None:
@@ -88,11 +93,12 @@ async def _show(node: Node, received: dict[str, int] | None) -> None:
 
 def live_table(node: Node, received: dict[str, int] | None = None) -> RenderableType:
     """What every stream is doing now."""
-    columns = ["stream", "state", ">fps", "exit shares (window)", ">cost", "budget", "answer"]
+    columns = ["stream", "state", ">fps", "exit shares (window)", ">cost", "budget"]
+    columns += ["agreement with the full network", "answer"]
     table = plain_table(*columns, *([">received"] if received is not None else []))
     budgets = node.budgets
     for name, stream in node.streams.items():
-        status = budgets.get(name)
+        status, costs = budgets.get(name), stream.plan.costs
         mean = status.mean if status else None
         row = [
             name,
@@ -100,11 +106,22 @@ def live_table(node: Node, received: dict[str, int] | None = None) -> Renderable
             f"{stream.fps:.1f}",
             stacked(status.exit_shares) if status else "",
             f"{mean:.1%}" if mean is not None else "-",
-            f"{stream.plan.fraction:.1%} {status.state if status else ''}",
+            f"{budget_in_words(node.governor.terms(name), costs)} {status.state if status else ''}",
+            agreement_in_words(node.governor.view(name)),
             stream.last_label,
         ]
         table.add_row(*row, *([str(received.get(name, 0))] if received is not None else []))
     return Group(Text(_headline(node)), table)
+
+
+def agreement_in_words(view: BudgetView) -> str:
+    """As in "98.7% +- 0.6 (60%: 99.4%)": now, and at the next larger budget."""
+    now = view.agreement
+    if now is None:
+        return "-"
+    more = next((at for at in view.agreement_at if at.fraction > now.fraction + 0.05), None)
+    words = f"{now.value:.1%} +- {50 * (now.high - now.low):.1f}"
+    return words + (f" ({more.fraction:.0%}: {more.value:.1%})" if more else "")
 
 
 def _headline(node: Node) -> str:
@@ -117,6 +134,7 @@ def _headline(node: Node) -> str:
 def summary_table(node: Node, received: dict[str, int] | None = None) -> RenderableType:
     """What every stream did."""
     columns = ["stream", ">frames", ">answered", ">dropped", ">cost", ">budget", "exit shares"]
+    columns.append("agreement with the full network")
     table = plain_table(*columns, *([">received"] if received is not None else []))
     table.title, table.title_justify = "Summary", "left"
     for name, report in summary(node)["streams"].items():
@@ -126,8 +144,9 @@ def summary_table(node: Node, received: dict[str, int] | None = None) -> Rendera
             str(report["answered"]),
             str(sum(report["dropped"].values())),
             f"{report['mean_fraction']:.1%}" if report["mean_fraction"] is not None else "-",
-            f"{report['budget_fraction']:.1%}",
+            budget_in_words(node.governor.terms(name), node.streams[name].plan.costs),
             stacked(report["exit_shares"]),
+            agreement_in_words(node.governor.view(name)),
         ]
         table.add_row(*row, *([str(received.get(name, 0))] if received is not None else []))
     return table
@@ -139,7 +158,8 @@ def summary(node: Node) -> dict[str, Any]:
     for name, stream in node.streams.items():
         total = stream.exit_counts.total()
         exits = range(len(stream.plan.pipeline.costs.per_exit))
-        budget = node.budgets.get(name)
+        budget, terms = node.budgets.get(name), node.governor.terms(name)
+        agreement = node.governor.view(name).agreement
         streams[name] = {
             "state": stream.state.state,
             "reason": stream.state.reason,
@@ -147,7 +167,13 @@ def summary(node: Node) -> dict[str, Any]:
             "answered": stream.counters.answered,
             "dropped": dict(stream.counters.dropped),
             "mean_fraction": stream.mean_fraction,
-            "budget_fraction": stream.plan.fraction,
+            "budget": {
+                "value": terms.amount * stream.plan.costs.full,
+                "unit": stream.plan.costs.unit,
+                "per": terms.per,
+            },
+            "budget_fraction": terms.amount if terms.per == "frame" else None,
+            "agreement": agreement.model_dump() if agreement else None,
             "budget_state": budget.state if budget else None,
             "exit_shares": [stream.exit_counts[k] / total if total else 0.0 for k in exits],
         }

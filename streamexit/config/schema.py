@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from streamexit.exits import Budget
+from streamexit.exits import DEFAULT_WINDOW, Budget
 from streamexit.wire.topics import ID_PATTERN
 
 Id = Annotated[str, Field(pattern=ID_PATTERN)]
@@ -56,27 +56,43 @@ class MqttSection(Section):
         return url
 
 
-class BudgetSection(Section):
-    """One of the units, once."""
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+ShareOfFull = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
-    fraction: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    gflops_per_frame: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    milliseconds_per_frame: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+class BudgetSection(Section):
+    """One of the units, once, and how it is to be held."""
+
+    fraction: Positive | None = None
+    gflops_per_frame: Positive | None = None
+    milliseconds_per_frame: Positive | None = None
     """Of the device, by the pipeline's profile on it (`streamexit profile`)."""
+    gflops_per_second: Positive | None = None
+    """For streams whose frame rate varies."""
+    milliseconds_per_second: Positive | None = None
+    strict: bool = False
+    """No window may cost more than its budget, not even by a little; costs 1% of the budget."""
+    floor: ShareOfFull | None = None
+    """Where the device is shared out (engine.milliseconds_per_second): the least that the stream may be
+    left with, as a share of the full network's cost; the first exit's when left out."""
+    cap: ShareOfFull = 1.0
+    """The most that it may be given."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        if sum(amount is not None for amount in self.model_dump().values()) != 1:
-            raise ValueError(
-                "give one of fraction (of the full network), gflops_per_frame and "
-                "milliseconds_per_frame"
-            )
+        if len(self._amounts()) != 1:
+            raise ValueError(f"give one of {', '.join(Budget.UNITS)}")
+        if self.floor is not None and self.floor > self.cap:
+            raise ValueError(f"floor {self.floor} is above cap {self.cap}")
         return self
+
+    def _amounts(self) -> dict[str, float]:
+        given = {unit: getattr(self, unit) for unit in Budget.UNITS}
+        return {unit: amount for unit, amount in given.items() if amount is not None}
 
     def build(self) -> Budget:
         """The checked value."""
-        given = {unit: amount for unit, amount in self.model_dump().items() if amount is not None}
-        ((unit, amount),) = given.items()
+        ((unit, amount),) = self._amounts().items()
         return Budget(amount, unit)
 
 
@@ -108,8 +124,16 @@ class StreamSection(Section):
     budget: BudgetSection
     policy: str | None = None
     """One of the pipeline's exit policies; its default when left out."""
-    window: Annotated[int, Field(ge=1)] = 300
+    window: Annotated[int, Field(ge=1)] = DEFAULT_WINDOW
     """Frames that the mean cost is held over."""
+    window_s: Positive | None = None
+    """The window in seconds instead."""
+    shadow: Annotated[float, Field(ge=0, le=0.5)] = 0.01
+    """Share of the frames that go to the last exit whatever their scores say, to estimate how often the
+    answers agree with the full network's; charged to the budget."""
+    weight: Positive = 1.0
+    """Where the device is shared out, how much the stream's answers count; where it is overloaded, frames
+    of the lightest streams are dropped first."""
     pace: Literal["realtime", "fast"] = "realtime"
     """Recordings: at the speed of their timestamps, or as fast as the engine takes them."""
     loop: bool = False
@@ -144,6 +168,11 @@ class EngineSection(Section):
     """Rows of a full batch; left out, a measurement at the first start chooses, and is remembered."""
     max_batch: Annotated[int, Field(ge=1)] = 32
     """The largest batch that it may choose."""
+    milliseconds_per_second: Positive | Literal["auto"] | None = None
+    """Device time for all streams together, shared out to where depth buys most agreement; auto: nine
+    tenths of what the device can do. Left out, every stream keeps its own budget."""
+    admission: Literal["shrink", "refuse"] = "shrink"
+    """A stream for whose budget the device has no room gets the largest that fits, or is refused."""
     max_wait_ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0
     """How long a frame of a live stream may wait for others at a stage."""
 
@@ -156,6 +185,9 @@ class NodeConfiguration(Section):
     mqtt: MqttSection | None = None
     results_file: str | None = None
     """Also write every result to this JSONL file."""
+    state_file: str | None = None
+    """Where budgets that were changed at run time, and what was learned of the streams, are kept over a
+    restart; relative to the configuration file."""
     stats_every_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
     pipelines: Annotated[dict[Id, str], Field(min_length=1)]
     """Name -> pipeline folder, relative to the configuration file."""

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from streamexit.backends.backend import Backend, Pending, RowState, StageResult
-from streamexit.budget.controller import BudgetController
+from streamexit.budget.controller import BudgetController, Passage
+from streamexit.budget.shadow import ShadowFrame, ShadowLog
 from streamexit.engine.batcher import Batch, Batcher
 from streamexit.errors import EngineError
 from streamexit.exits import CostTable, ExitRecord
 from streamexit.frame import Frame, FrameInfo
 from streamexit.metrics import StreamCounters
+from streamexit.prediction import Prediction
 from streamexit.tasks.readout import Task
 
 Wait = Literal["always", "unless_busy", "when_full"]
@@ -30,7 +32,9 @@ class Row:
         stream: Its stream's lane.
         seq: Position among the stream's answers, in frame order.
         admitted_at: Engine time.
+        passage: What its stream's controller knows of it.
         state: See `RowState`; handed from stage to stage, cleared when the row leaves.
+        seen: Of a shadow frame: each exit's answer so far.
         record: Filled by the engine when the row leaves.
     """
 
@@ -38,7 +42,9 @@ class Row:
     stream: StreamLane
     seq: int
     admitted_at: float
+    passage: Passage
     state: RowState
+    seen: tuple[Prediction, ...] = field(default=(), init=False)
     record: ExitRecord | None = field(default=None, init=False)
 
 
@@ -54,6 +60,7 @@ class StreamLane:
         costs: What its records say of an exit: the pipeline's, or those of the device.
         max_wait: Seconds that a row may wait for a full batch, at each stage.
         deadline: Seconds after admission from which a row waits for no other.
+        shadow: What its shadow frames showed.
         open_rows: Admitted and not yet handed out, in frame order; some may have an answer and
             wait for an earlier frame.
         next_seq: Of the next frame admitted.
@@ -66,6 +73,7 @@ class StreamLane:
     costs: CostTable
     max_wait: float
     deadline: float
+    shadow: ShadowLog = field(default_factory=ShadowLog, init=False)
     open_rows: deque[Row] = field(default_factory=deque, init=False)
     next_seq: int = field(default=0, init=False)
 
@@ -109,7 +117,7 @@ class PipelineLane:
         self.depth = min(depth or backend.depth, backend.depth)
         self.capacity = sum(backend.sizes) + (backend.depth + 1) * max(backend.sizes)
         self.loads = [StageLoad() for _ in backend.sizes]
-        self.streams = 0
+        self.weight = 0.0
         self.inside = 0
         self.served = 0.0
 
@@ -133,7 +141,7 @@ class Engine:
 
     Frames of a stream are handed out in order, whatever exit each left from. Pipelines share the
     device by cost: of those with a batch that is due, the one goes next that has had the least per
-    stream (start-time fair queueing, Goyal et al., SIGCOMM 1996), so a stream with a small network
+    weight of its streams (start-time fair queueing, Goyal et al., SIGCOMM 1996), so a stream with a small network
     does not wait its turn behind every batch of a large one.
 
     Args:
@@ -161,11 +169,12 @@ class Engine:
         max_wait: float,
         deadline: float = float("inf"),
         costs: CostTable | None = None,
+        weight: float = 1.0,
     ) -> StreamLane:
         """Attach a stream; frames are admitted through the lane that is returned."""
         if pipeline not in self._lanes:
             self._lanes.append(pipeline)
-        pipeline.streams += 1
+        pipeline.weight += weight
         lane = StreamLane(
             stream_id,
             pipeline,
@@ -181,7 +190,8 @@ class Engine:
     def admit(self, stream: StreamLane, frame: Frame) -> None:
         """Take a frame in; its picture belongs to the network from here."""
         now = self._clock()
-        row = Row(frame.info, stream, stream.next_seq, now, frame.image)
+        passage = stream.controller.enter(now)
+        row = Row(frame.info, stream, stream.next_seq, now, passage, frame.image)
         stream.next_seq += 1
         stream.open_rows.append(row)
         lane = stream.pipeline
@@ -288,7 +298,7 @@ class Engine:
         assert batch is not None
         k, rows = batch.stage, len(batch.rows)
         self._served_last = lane.served
-        lane.served += lane.costs.of_stage(k) * rows / lane.streams
+        lane.served += lane.costs.of_stage(k) * rows / lane.weight
         lane.loads[k].batches += 1
         lane.loads[k].rows += rows
         pending = lane.backend.submit(k, [row.state for row in batch.rows])
@@ -300,7 +310,10 @@ class Engine:
             raise EngineError(f"{len(batch.rows)} rows went in, {len(result.scores)} came out")
         leaving = []
         for i, row in enumerate(batch.rows):
-            if row.stream.controller.leaves(batch.stage, result.scores[i]):
+            stays = not row.stream.controller.leaves(row.passage, batch.stage, result.scores[i])
+            if row.passage.shadow:
+                row.seen = (*row.seen, lane.task.prediction(result.answer, i, row.frame.size))
+            if not stays:
                 self._leave(lane, row, batch.stage, result, i, now)
                 leaving.append(i)
             else:
@@ -315,13 +328,17 @@ class Engine:
     ) -> None:
         lane.inside -= 1
         row.state = None
+        if row.passage.shadow:
+            _learn(lane.task, row)
         row.record = ExitRecord(
             frame=row.frame,
             seq=row.seq,
             exit=k,
             score=result.scores[i],
             cost=row.stream.costs.per_exit[k],
-            prediction=lane.task.prediction(result.answer, i, row.frame.size),
+            prediction=row.seen[-1]
+            if row.seen
+            else lane.task.prediction(result.answer, i, row.frame.size),
             answered_at=now,
             latency_seconds=now - row.admitted_at,
         )
@@ -329,8 +346,25 @@ class Engine:
 
     def _hand_out(self, stream: StreamLane) -> None:
         while stream.open_rows and stream.open_rows[0].record is not None:
-            record = stream.open_rows.popleft().record
+            row = stream.open_rows.popleft()
+            record = row.record
             assert record is not None
             stream.counters.answered += 1
-            stream.controller.answered(record.exit)
+            stream.controller.answered(row.passage, record.exit)
             self._deliver(record)
+
+
+def _learn(task: Task, row: Row) -> None:
+    """Compare each exit's answer to a shadow frame with the last one's."""
+    last, passage = row.seen[-1], row.passage
+    target, sure = task.target(last), passage.scores[-1]
+    assert passage.leaves_at is not None
+    row.stream.shadow.add(
+        ShadowFrame(
+            scores=passage.scores,
+            agreement=tuple(task.judge(seen, target).quality for seen in row.seen),
+            worth=tuple(task.worth(seen, last, sure) for seen in row.seen),
+            leaves_at=passage.leaves_at,
+            elsewhere=passage.elsewhere,
+        )
+    )

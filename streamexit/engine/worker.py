@@ -6,7 +6,9 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from streamexit.budget.controller import BudgetStatus
 from streamexit.engine.engine import Engine, StreamLane
@@ -14,6 +16,8 @@ from streamexit.frame import Frame
 from streamexit.queues import FrameBuffer
 
 log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 SNAPSHOT_EVERY_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 0.2
@@ -23,10 +27,17 @@ GLANCE_SECONDS = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """A stream's way into the engine."""
+    """A stream's way into the engine.
+
+    Attributes:
+        lane: Its own.
+        buffer: Where its frames wait.
+        weight: Heavier streams go first, so that an overload drops frames of the lightest.
+    """
 
     lane: StreamLane
     buffer: FrameBuffer
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +85,8 @@ class EngineWorker:
         self._wake = threading.Event()
         self._stopping = False
         self._given_up = False
-        self._turns: deque[Feed] = deque()
+        self._tiers: list[deque[Feed]] = []
+        self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._snapshot_due = 0.0
         self.snapshot = EngineSnapshot({}, 0, False)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -86,6 +98,13 @@ class EngineWorker:
     def wake(self) -> None:
         """Something changed that the engine may be waiting for. Safe from any thread."""
         self._wake.set()
+
+    def call(self, work: Callable[[], Result]) -> Future[Result]:
+        """Have something done on the engine's thread, between two batches. Safe from any thread."""
+        future: Future[Result] = Future()
+        self._calls.append((future, work))
+        self._wake.set()
+        return future
 
     def stop(self) -> None:
         """Answer what is in the engine, take in nothing more, and end."""
@@ -103,13 +122,15 @@ class EngineWorker:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        self._turns.extend(self._feeds)
+        weights = sorted({feed.weight for feed in self._feeds}, reverse=True)
+        self._tiers = [deque(f for f in self._feeds if f.weight == weight) for weight in weights]
         try:
             while not self._stopping:
                 self._turn()
             while not self._given_up and self._engine.step(flush=True):
                 pass
             self._engine.drop_rest()
+            self._do_calls()
             self._engine.check_integrity()
             self._take_snapshot()
         except Exception as error:  # the thread's edge: somebody has to hear of it
@@ -118,6 +139,7 @@ class EngineWorker:
 
     def _turn(self) -> None:
         self._wake.clear()
+        self._do_calls()
         admitted = self._admit()
         worked = self._engine.step(wait="unless_busy")
         now = self._clock()
@@ -129,14 +151,29 @@ class EngineWorker:
                 self._engine.check_integrity()
             self._wake.wait(self._patience(now))
 
+    def _do_calls(self) -> None:
+        while self._calls:
+            future, work = self._calls.popleft()
+            try:
+                future.set_result(work())
+            except Exception as error:  # it is the caller's
+                future.set_exception(error)
+
     def _admit(self) -> bool:
-        """Take one frame of each stream in turn until the lanes are full or the buffers empty."""
+        """Take frames in until the lanes are full or the buffers empty, of the heaviest streams first."""
         hold = self._hold_recordings()
         admitted = False
+        for tier in self._tiers:
+            admitted |= self._admit_in_turn(tier, hold)
+        return admitted
+
+    def _admit_in_turn(self, turns: deque[Feed], hold: bool) -> bool:
+        """One frame of each stream in turn."""
+        admitted = False
         misses = 0
-        while misses < len(self._turns):
-            feed = self._turns[0]
-            self._turns.rotate(-1)
+        while misses < len(turns):
+            feed = turns[0]
+            turns.rotate(-1)
             frame = self._take(feed, hold)
             if frame is None:
                 misses += 1

@@ -142,7 +142,9 @@ class ThresholdTable:
             )
         logits = [tuple(logit(t) for t in row) for row in self.thresholds]
         logits = [(-LOGIT_LIMIT,) * (k - 1), *logits, (LOGIT_LIMIT,) * (k - 1)]
-        object.__setattr__(self, "_knots", (inside, logits))
+        ends = [0.0] * k
+        first, last = [1.0, *ends[1:]], [*ends[1:], 1.0]
+        object.__setattr__(self, "_knots", (inside, logits, [first, *self.shares, last]))
 
     def costing(self, fractions: Sequence[float]) -> ThresholdTable:
         """The same thresholds for other costs of the exits, as in milliseconds of a device.
@@ -187,11 +189,40 @@ class ThresholdTable:
             return ALWAYS
         if u >= self.high:
             return NEVER
-        knots, logits = self._knots  # type: ignore[attr-defined]
+        return expit(self.logit_threshold(u, k))
+
+    def logit_threshold(self, u: float, k: int) -> float:
+        """The same as a logit, for `u` strictly inside the table's ends and an early exit."""
+        j, part = self._place(u)
+        logits = self._knots[1]  # type: ignore[attr-defined]
+        mixed: float = logits[j - 1][k] + part * (logits[j][k] - logits[j - 1][k])
+        return mixed
+
+    def leaving_share(self, u: float, k: int) -> float:
+        """Share of the frames that reach exit k that leave there when the mean cost is `u`.
+
+        Between rows exit shares are interpolated, so their mean cost is exactly `u`.
+        """
+        j, part = self._place(u)
+        shares = self._knots[2]  # type: ignore[attr-defined]
+        here = shares[j - 1][k] + part * (shares[j][k] - shares[j - 1][k])
+        low, high = sum(shares[j - 1][k:]), sum(shares[j][k:])
+        reached = low + part * (high - low)
+        return here / reached if reached > 0 else 1.0
+
+    def shares_at(self, u: float) -> tuple[float, ...]:
+        """[K] exit shares that the policy wants at a mean cost of `u`; see `leaving_share`."""
+        shares = self._knots[2]  # type: ignore[attr-defined]
+        if not self.low < u < self.high:
+            return tuple(shares[0 if u <= self.low else -1])
+        j, part = self._place(u)
+        return tuple(a + part * (b - a) for a, b in zip(shares[j - 1], shares[j], strict=True))
+
+    def _place(self, u: float) -> tuple[int, float]:
+        """The row above `u`, and how far `u` is on the way there."""
+        knots = self._knots[0]  # type: ignore[attr-defined]
         j = bisect_right(knots, u)
-        part = (u - knots[j - 1]) / (knots[j] - knots[j - 1])
-        mixed = logits[j - 1][k] + part * (logits[j][k] - logits[j - 1][k])
-        return 1 / (1 + math.exp(-mixed))
+        return j, (u - knots[j - 1]) / (knots[j] - knots[j - 1])
 
     def at(self, u: float) -> tuple[float, ...]:
         """All K thresholds at `u`."""
@@ -258,6 +289,11 @@ def thresholds_within(table: ThresholdTable, scores: Floats, budget: float) -> F
         cost = costs[exits_taken(scores, np.asarray(table.at(middle)))].mean()
         low, high = (middle, high) if cost <= budget else (low, middle)
     return np.asarray(table.at(low))
+
+
+def expit(x: float) -> float:
+    """1 / (1 + exp(-x)), the inverse of `logit`."""
+    return 1 / (1 + math.exp(-x))
 
 
 def logit(score: float) -> float:

@@ -181,6 +181,17 @@ class Status(Message):
     last_result_at: Timestamp | None
 
 
+class Agreement(Message):
+    """How often answers agree with the full network's, estimated from shadow frames."""
+
+    fraction: Annotated[float, Field(gt=0)]
+    """Mean cost at which it holds."""
+    value: Share
+    low: Share
+    """Of the 95% interval."""
+    high: Share
+
+
 class Budget(Message):
     """Retained: a stream's budget and what is spent. Costs are shares of the full network's."""
 
@@ -197,6 +208,30 @@ class Budget(Message):
     """Per exit; null where every frame that gets there leaves, 2 where none does."""
     thresholds_version: Count
     full_cost: Cost
+    strict: bool = False
+    window_s: float | None = None
+    """Where the window is one in time."""
+    target_per_second: Cost | None = None
+    """Of a budget per second."""
+    mean_per_second: Cost | None = None
+    shadow_frames: Count = 0
+    """That the agreement is estimated from."""
+    agreement: Agreement | None = None
+    """Of the answers that go out."""
+    agreement_at: list[Agreement] = []
+    """What it would be at other budgets."""
+    last_change: str | None = None
+    """Of the budget or of the exit shares, with its cause."""
+    changed_at: Timestamp | None = None
+
+
+class Fairness(Message):
+    """How evenly streams are served."""
+
+    jain: Share
+    """Jain's index of the streams' agreement: 1 if all are equal."""
+    worst_stream: Id
+    worst_agreement: Share
 
 
 class Info(Message):
@@ -243,6 +278,10 @@ class Stats(Message):
     outbox_length: Count
     results_lost: dict[str, Count]
     networks: list[NetworkLoad]
+    fairness: Fairness | None = None
+    """Once there are shadow frames."""
+    allocated_ms_per_s: float | None = None
+    """Device time that budgets add up to, where it is shared out."""
 
 
 MESSAGES: dict[str, type[Message]] = {

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamexit.budget.controller import DEBT_SHARE, BudgetController
+from streamexit.budget.controller import DEBT_SHARE, BudgetController, Passage
+from streamexit.budget.terms import Terms
 from streamexit.errors import BudgetError
 from streamexit.replay import worst_window_error
 from streamexit.scheduling.shares import GeometricShares
@@ -33,10 +34,10 @@ def play(controller: BudgetController, scores: Scores, frames: int) -> list[floa
     """Costs of frames that are decided one after the other."""
     costs = []
     for i in range(frames):
-        k = 0
-        while not controller.leaves(k, scores(i, k)):
+        k, passage = 0, controller.enter(float(i))
+        while not controller.leaves(passage, k, scores(i, k)):
             k += 1
-        controller.answered(k)
+        controller.answered(passage, k)
         costs.append(COSTS[k])
     return costs
 
@@ -46,18 +47,18 @@ def play_delayed(
 ) -> list[float]:
     """The same when each stage waits until `delay` frames are there, as batching does."""
     costs = [0.0] * frames
-    waiting: list[deque[int]] = [deque(), deque(), deque()]
+    waiting: list[deque[tuple[int, Passage]]] = [deque(), deque(), deque()]
 
     def run(k: int) -> None:
         while waiting[k]:
-            i = waiting[k].popleft()
-            if controller.leaves(k, scores(i, k)):
+            i, passage = waiting[k].popleft()
+            if controller.leaves(passage, k, scores(i, k)):
                 costs[i] = COSTS[k]
             else:
-                waiting[k + 1].append(i)
+                waiting[k + 1].append((i, passage))
 
     for i in range(frames):
-        waiting[0].append(i)
+        waiting[0].append((i, controller.enter(float(i))))
         for k in range(3):
             if len(waiting[k]) >= delay or i == frames - 1:
                 run(k)
@@ -67,7 +68,7 @@ def play_delayed(
 def bound(budget: float, window: int) -> float:
     """The docstring's."""
     limit = max(1.0, DEBT_SHARE * window * budget)
-    return 2 * (limit + COSTS[-1] - COSTS[0]) / window / budget
+    return (2 * limit + COSTS[-1] - COSTS[0]) / window / budget
 
 
 def uniform(seed: int) -> Scores:
@@ -93,7 +94,7 @@ PATTERNS: dict[str, Scores] = {
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_every_window_keeps_the_bound(pattern: str, budget: float) -> None:
     """Whatever the scores, any window's mean is within the proven bound of the budget."""
-    costs = play(BudgetController(TABLE, budget=budget), PATTERNS[pattern], 3000)
+    costs = play(BudgetController(TABLE, Terms(budget)), PATTERNS[pattern], 3000)
     worst = worst_window_error(costs, budget, 300)
     assert worst is not None
     assert worst <= bound(budget, 300)
@@ -113,7 +114,7 @@ def test_adversary_cannot_break_the_bound(
     chance = random.Random(seed)
     levels = [chance.choice([0.0, 0.3, 0.5, 0.999, 1.0, float("nan")]) for _ in range(2000)]
     costs = play(
-        BudgetController(TABLE, budget=budget, window=window),
+        BudgetController(TABLE, Terms(budget, window=window)),
         lambda i, k: levels[i // switch] if k == 0 else levels[(i // switch + k) % 2000],
         800,
     )
@@ -126,7 +127,7 @@ def test_adversary_cannot_break_the_bound(
 @pytest.mark.parametrize("pattern", ["as calibrated", "mostly sure", "drifting"])
 def test_late_stages_do_not_spoil_the_budget(pattern: str, budget: float) -> None:
     """With stages that wait for batches of 32, windows are within 5% and the whole within 0.5%."""
-    controller = BudgetController(TABLE, budget=budget)
+    controller = BudgetController(TABLE, Terms(budget))
     costs = play_delayed(controller, PATTERNS[pattern], 3000, delay=32)
     worst = worst_window_error(costs, budget, 300)
     assert worst is not None
@@ -138,7 +139,7 @@ def test_late_stages_do_not_spoil_the_budget(pattern: str, budget: float) -> Non
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_delay_costs_what_the_docstring_says(pattern: str, budget: float) -> None:
     """With up to 64 frames in flight beyond exit 1, the bound widens by their possible error."""
-    costs = play_delayed(BudgetController(TABLE, budget=budget), PATTERNS[pattern], 2000, delay=32)
+    costs = play_delayed(BudgetController(TABLE, Terms(budget)), PATTERNS[pattern], 2000, delay=32)
     worst = worst_window_error(costs, budget, 300)
     assert worst is not None
     assert worst <= bound(budget, 300) + 2 * 64 * (COSTS[2] - COSTS[1]) / 300 / budget
@@ -147,13 +148,13 @@ def test_delay_costs_what_the_docstring_says(pattern: str, budget: float) -> Non
 @pytest.mark.parametrize("pattern", ["as calibrated", "mostly sure", "never sure", "always sure"])
 def test_cold_start_is_paid_back(pattern: str) -> None:
     """On a clip of 200 frames of unfamiliar content the mean is within 2% of the budget."""
-    costs = play(BudgetController(TABLE, budget=0.5), PATTERNS[pattern], 200)
+    costs = play(BudgetController(TABLE, Terms(0.5)), PATTERNS[pattern], 200)
     assert sum(costs) / 200 == pytest.approx(0.5, rel=0.02)
 
 
 def test_offset_does_not_remain_as_debt() -> None:
     """After a lasting change of content the debt returns to about zero, not to an offset."""
-    controller = BudgetController(TABLE, budget=0.5)
+    controller = BudgetController(TABLE, Terms(0.5))
     play(controller, PATTERNS["mostly sure"], 3000)
     debts = []
     for i in range(300):
@@ -164,7 +165,7 @@ def test_offset_does_not_remain_as_debt() -> None:
 
 def test_unreachable_budget_does_not_wind_up() -> None:
     """Below the first exit's cost every frame leaves there, and no debt piles up."""
-    controller = BudgetController(TABLE, budget=0.1)
+    controller = BudgetController(TABLE, Terms(0.1))
     assert set(play(controller, PATTERNS["as calibrated"], 500)) == {0.25}
     assert controller.status.state == "unreachable"
     assert controller.status.debt == 0
@@ -173,21 +174,21 @@ def test_unreachable_budget_does_not_wind_up() -> None:
 @pytest.mark.parametrize("budget", [1.0, 3.0])
 def test_budget_that_does_not_bind(budget: float) -> None:
     """At the full cost or more every frame goes all the way."""
-    controller = BudgetController(TABLE, budget=budget)
+    controller = BudgetController(TABLE, Terms(budget))
     assert set(play(controller, PATTERNS["always sure"], 100)) == {1.0}
     assert controller.status.state == "not_binding"
 
 
 def test_budget_at_the_first_exit() -> None:
     """Exactly the first exit's cost can be kept, and is."""
-    controller = BudgetController(TABLE, budget=0.25)
+    controller = BudgetController(TABLE, Terms(0.25))
     costs = play(controller, PATTERNS["as calibrated"], 1000)
     assert sum(costs) / 1000 <= 0.25 * 1.02
 
 
 def test_status_tells_the_window() -> None:
     """Mean, shares and count are over the last W frames; the version rises."""
-    controller = BudgetController(TABLE, budget=0.5, window=50)
+    controller = BudgetController(TABLE, Terms(0.5, window=50))
     before = controller.status
     assert before.mean is None
     costs = play(controller, uniform(5), 120)
@@ -201,11 +202,15 @@ def test_status_tells_the_window() -> None:
 
 def test_broken_promise_is_owned_up_to() -> None:
     """While frames in flight turn out dearer than expected, the state says saturated."""
-    controller = BudgetController(TABLE, budget=0.5, window=50)
-    stayed = sum(not controller.leaves(0, score) for score in np.linspace(0.3, 0.7, 100))
-    for _ in range(stayed):
-        assert controller.leaves(2, 0.0)
-        controller.answered(2)
+    controller = BudgetController(TABLE, Terms(0.5, window=50))
+    passages: list[Passage] = [controller.enter(float(i)) for i in range(100)]
+    scores = np.linspace(0.3, 0.7, 100)
+    stayed = [
+        p for p, score in zip(passages, scores, strict=True) if not controller.leaves(p, 0, score)
+    ]
+    for passage in stayed:
+        assert controller.leaves(passage, 2, 0.0)
+        controller.answered(passage, 2)
     assert controller.status.state == "saturated"
 
 
@@ -213,21 +218,22 @@ def test_broken_promise_is_owned_up_to() -> None:
 def test_nonsense_budget_is_refused(budget: float) -> None:
     """A budget is a positive number."""
     with pytest.raises(BudgetError, match="positive number"):
-        BudgetController(TABLE, budget=budget)
+        BudgetController(TABLE, Terms(budget))
 
 
 def test_empty_window_is_refused() -> None:
     """A window has at least one frame."""
     with pytest.raises(BudgetError, match="at least 1 frame"):
-        BudgetController(TABLE, budget=0.5, window=0)
+        BudgetController(TABLE, Terms(0.5, window=0))
 
 
 def test_single_exit_network() -> None:
     """With one exit there is nothing to decide."""
     table = ThresholdTable((1.0,), (), (), ())
-    controller = BudgetController(table, budget=1.0)
-    assert controller.leaves(0, 0.0)
-    controller.answered(0)
+    controller = BudgetController(table, Terms(1.0))
+    passage = controller.enter(0.0)
+    assert controller.leaves(passage, 0, 0.0)
+    controller.answered(passage, 0)
     assert controller.status.state == "not_binding"
 
 

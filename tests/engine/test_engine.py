@@ -12,6 +12,7 @@ import torch
 from streamexit.backends.backend import StageResult
 from streamexit.backends.torch_backend import TorchBackend
 from streamexit.budget.controller import BudgetController
+from streamexit.budget.terms import Terms
 from streamexit.engine.engine import Engine, PipelineLane, StreamLane
 from streamexit.errors import EngineError
 from streamexit.exits import CostTable, ExitRecord
@@ -92,7 +93,7 @@ class Rig:
     def admit(self, stream: str, scores: tuple[int, int, int], now: float = 0.0) -> None:
         """One frame whose scores are known beforehand."""
         if stream not in self.streams:
-            controller = BudgetController(TABLE, budget=0.5, window=10_000)
+            controller = BudgetController(TABLE, Terms(0.5, window=10_000))
             self.streams[stream] = self.engine.add_stream(
                 stream,
                 self.lane,
@@ -303,7 +304,7 @@ def test_pipelines_share_the_device_by_cost() -> None:
     rig.backend.on_submit = lambda: order.append("cheap")
     table = ThresholdTable((1.0,), (), (), ())
     stream = rig.engine.add_stream(
-        "dear", dear, BudgetController(table, budget=1.0), StreamCounters(), max_wait=1.0
+        "dear", dear, BudgetController(table, Terms(1.0)), StreamCounters(), max_wait=1.0
     )
     for i in range(5):
         stream.counters.seen()
@@ -333,7 +334,7 @@ def test_stages_one_by_one_equal_the_network(
     engine = Engine(records.append, clock=ManualClock())
     lane = PipelineLane(backend, task, pipeline.costs)
     counters = StreamCounters()
-    controller = BudgetController(policy.table, budget=0.6)
+    controller = BudgetController(policy.table, Terms(0.6))
     stream = engine.add_stream("a", lane, controller, counters, max_wait=0.0)
     for i, image in enumerate(images):
         counters.seen()

@@ -1,0 +1,57 @@
+"""Strict budgets: no window of W frames costs more than its budget, however batches form.
+
+W: frames.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+ROUNDING = 1e-9
+
+
+class WindowLedger:
+    """A token bucket whose tokens come back when a frame leaves the window.
+
+    It keeps, for each of the last W frames, how far its cost lies above its budget, and the sum of
+    these over the W frames that end with it. A frame enters with the first exit's cost, which is
+    below the budget. Before it may stay it has to reserve what the next exit costs more; that is
+    granted if no window that contains the frame then has a positive sum. Frames that enter later
+    replace one that cost at least as much, so sums never rise by themselves: every window of W
+    consecutive frames, and every beginning of the stream, costs at most its budget. That holds
+    while the budget stays the same; windows in which it was lowered may exceed it.
+
+    An ordinary bucket of depth b would have to refill at B - b/W to promise the same, and would
+    waste b/W of the budget.
+
+    Args:
+        window: W.
+    """
+
+    __slots__ = ("_excess", "_last", "_sums", "_window")
+
+    def __init__(self, window: int) -> None:
+        self._window = window
+        self._excess = array("d", bytes(8 * window))
+        self._sums = array("d", bytes(8 * window))
+        self._last = -1
+
+    def enter(self, seq: int, excess: float) -> None:
+        """A frame begins; `excess` is the first exit's cost above its budget. In order of `seq`."""
+        before = self._sums[(seq - 1) % self._window]
+        place = seq % self._window
+        self._sums[place] = before - self._excess[place] + excess
+        self._excess[place] = excess
+        self._last = seq
+
+    def reserve(self, seq: int, more: float) -> bool:
+        """Let frame `seq` cost so much more, if every window that contains it allows that."""
+        if self._last - seq >= self._window:
+            return False  # its windows are no longer known
+        places = [end % self._window for end in range(seq, self._last + 1)]
+        if any(self._sums[place] + more > ROUNDING for place in places):
+            return False
+        for place in places:
+            self._sums[place] += more
+        self._excess[seq % self._window] += more
+        return True

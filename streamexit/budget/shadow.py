@@ -1,0 +1,158 @@
+"""Shadow frames: a few that go to the last exit whatever their scores say, to see what leaving early costs.
+
+Which frames they are does not depend on their content, so they are a random sample: what holds for
+them holds for the stream, within an interval that follows from their number.
+
+K: exits, G: other budgets, M: shadow frames that are kept, n: how many there are.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamexit.scheduling.evidence import Floats
+from streamexit.scheduling.thresholds import ThresholdTable
+
+KEPT = 400
+"""M: at one in a hundred, the last 40,000 frames of a stream."""
+
+GRID = 7
+"""G: other budgets that are tried on each shadow frame."""
+
+Z_95 = 1.959964
+"""Standard deviations on either side that hold 95% of a normal distribution."""
+
+
+def is_shadow(stream_id: str, seq: int, share: float) -> bool:
+    """Whether frame `seq` of a stream is one: the same frames in every run."""
+    return zlib.crc32(f"{stream_id}/{seq}".encode()) < share * 2**32
+
+
+def grid(table: ThresholdTable) -> tuple[float, ...]:
+    """[G] coordinates at which it is tried where shadow frames would leave."""
+    step = (table.high - table.low) / (GRID + 1)
+    return tuple(table.low + step * (j + 1) for j in range(GRID))
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowFrame:
+    """A frame of which every exit's answer is known.
+
+    Attributes:
+        scores: [K].
+        agreement: [K], of each exit's answer with the last one's, in [0, 1].
+        worth: [K], how good each exit's answer is as the last exit sees it, in [0, 1].
+        leaves_at: Where it would have left.
+        elsewhere: [G] where it would have left at each of the coordinates of `grid`.
+    """
+
+    scores: tuple[float, ...]
+    agreement: tuple[float, ...]
+    worth: tuple[float, ...]
+    leaves_at: int
+    elsewhere: tuple[int, ...]
+
+
+class ShadowLog:
+    """The last M shadow frames of a stream.
+
+    One thread adds, others may read `frames`, which is replaced whole.
+
+    Attributes:
+        frames: Oldest first.
+        total: How many there were.
+    """
+
+    def __init__(self) -> None:
+        self.frames: tuple[ShadowFrame, ...] = ()
+        self.total = 0
+
+    def add(self, frame: ShadowFrame) -> None:
+        """Keep a frame; the oldest goes."""
+        self.frames = (*self.frames[-KEPT + 1 :], frame)
+        self.total += 1
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over a stream's frames, estimated from its shadow frames.
+
+    Attributes:
+        fraction: Mean cost that it holds at, as a share of the full network's.
+        value: In [0, 1].
+        low: Lower end of the 95% interval.
+        high: Upper end.
+        frames: How many shadow frames it is from.
+    """
+
+    fraction: float
+    value: float
+    low: float
+    high: float
+    frames: int
+
+
+def interval(mean: float, n: int) -> tuple[float, float]:
+    """95% confidence interval of a mean of n values in [0, 1] (Wilson, JASA 1927).
+
+    Exact in spirit for values that are 0 or 1; wider than need be for values between, whose variance
+    is smaller.
+    """
+    z2 = Z_95**2
+    middle = (mean + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z_95 / (1 + z2 / n) * math.sqrt(mean * (1 - mean) / n + z2 / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def agreement_now(frames: Sequence[ShadowFrame], fractions: Sequence[float]) -> Estimate | None:
+    """Agreement with the full network of the answers that go out; None without shadow frames."""
+    if not frames:
+        return None
+    value = sum(frame.agreement[frame.leaves_at] for frame in frames) / len(frames)
+    cost = sum(fractions[frame.leaves_at] for frame in frames) / len(frames)
+    return Estimate(cost, value, *interval(value, len(frames)), len(frames))
+
+
+def agreement_at(
+    frames: Sequence[ShadowFrame], fractions: Sequence[float], budgets: Sequence[float]
+) -> list[Estimate]:
+    """Agreement with the full network if the budget were another.
+
+    Args:
+        frames: At least one.
+        fractions: [K], cost of each exit as a share of the full network's.
+        budgets: Mean costs between the first exit's and 1.
+    """
+    costs, values = curve(frames, fractions, [frame.agreement for frame in frames])
+    means = np.interp(budgets, costs, values).tolist()
+    n = len(frames)
+    return [Estimate(b, m, *interval(m, n), n) for b, m in zip(budgets, means, strict=True)]
+
+
+def curve(
+    frames: Sequence[ShadowFrame], fractions: Sequence[float], values: Sequence[Sequence[float]]
+) -> tuple[Floats, Floats]:
+    """What some quality of the answers is at other mean costs.
+
+    Each shadow frame was tried at several coordinates under the thresholds of its time, so the cost of a coordinate is not assumed but seen.
+
+    Args:
+        frames: At least one.
+        fractions: [K].
+        values: [n][K], of each frame's answers.
+
+    Returns:
+        Mean costs, rising, and mean values, from the first exit's cost to 1.
+    """
+    worth, cost = np.asarray(values, float), np.asarray(fractions)
+    every = np.arange(len(frames))
+    exits = np.array([frame.elsewhere for frame in frames]).T
+    inner = [(float(cost[taken].mean()), float(worth[every, taken].mean())) for taken in exits]
+    ends = [(cost[0], worth[:, 0].mean()), (cost[-1], worth[:, -1].mean())]
+    points = np.array(sorted([*inner, *ends]))
+    return points[:, 0], points[:, 1]

@@ -1,0 +1,232 @@
+"""One device for many streams: who is admitted, and who gets how much of its time.
+
+Shares of compute are shares of a stream's full network; time is milliseconds of the device per second.
+What a stream gains from more compute comes from its shadow frames, as the last exit sees it: a camera
+with a dirty lens, whose last exit is unsure whatever it is given, gains little and is given little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from streamexit.budget.shadow import ShadowFrame, curve
+from streamexit.scheduling.evidence import Floats
+
+STEP = 0.2
+"""Share of the way to the best allocation that one round goes, so that no window feels it."""
+
+PRIOR_FRAMES = 40
+"""A stream counts as an average one until it has more shadow frames than this."""
+
+POINTS = 9
+"""Of a curve of gain over compute."""
+
+Admission = Literal["shrink", "refuse"]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a stream asks of the device.
+
+    Attributes:
+        stream_id: Which.
+        rate: Frames per second.
+        full_ms: What a frame that goes all the way takes.
+        fraction: The budget it asks for, per frame.
+        low: The least that it can live with: first exit, or floor.
+        cap: The most.
+        weight: How much its answers count.
+    """
+
+    stream_id: str
+    rate: float
+    full_ms: float
+    fraction: float
+    low: float
+    cap: float
+    weight: float = 1.0
+
+    def time(self, fraction: float) -> float:
+        """Milliseconds per second at a budget."""
+        return self.rate * self.full_ms * fraction
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Whether a stream may come, and with what.
+
+    Attributes:
+        fraction: The budget it gets; None if it is refused.
+        reason: If it is not what was asked for: why.
+    """
+
+    fraction: float | None
+    reason: str = ""
+
+
+class DeviceShare:
+    """Shares a device's time out to streams.
+
+    Args:
+        capacity: Milliseconds per second.
+        admission: What happens to a stream for whose budget there is no room.
+
+    Attributes:
+        fractions: Budget per stream, now.
+    """
+
+    def __init__(self, capacity: float, admission: Admission = "shrink") -> None:
+        self.capacity = capacity
+        self.fractions: dict[str, float] = {}
+        self._admission = admission
+        self._claims: dict[str, Claim] = {}
+
+    def join(self, claim: Claim) -> Admitted:
+        """Admit a stream, if what the others were promised leaves room."""
+        taken = sum(other.time(other.fraction) for other in self._claims.values())
+        free = self.capacity - taken
+        granted, needed = min(claim.fraction, claim.cap), claim.time(min(claim.fraction, claim.cap))
+        reason = ""
+        if needed > free + 1e-9:
+            reason = (
+                f"{claim.rate:g} frames per second at {granted:.1%} of {claim.full_ms:.3g} ms take "
+                f"{needed:.1f} ms/s of the device, of whose {self.capacity:.0f} {max(free, 0):.1f} are free"
+            )
+            granted = free / claim.time(1.0)
+            if self._admission == "refuse" or granted < claim.low:
+                return Admitted(
+                    None, f"{reason}; at the least it takes {claim.time(claim.low):.1f}"
+                )
+            reason += f"; it gets {granted:.1%}"
+        self._claims[claim.stream_id] = replace(claim, fraction=granted)
+        self.fractions[claim.stream_id] = granted
+        self._take_back()
+        return Admitted(granted, reason)
+
+    def leave(self, stream_id: str) -> None:
+        """A stream is gone; what it had is given to others in later rounds."""
+        self._claims.pop(stream_id, None)
+        self.fractions.pop(stream_id, None)
+
+    @property
+    def allocated(self) -> float:
+        """Milliseconds per second that all budgets add up to."""
+        return sum(c.time(self.fractions[name]) for name, c in self._claims.items())
+
+    def measured(self, stream_id: str, rate: float) -> None:
+        """What a stream's frame rate really is."""
+        self._claims[stream_id] = replace(self._claims[stream_id], rate=rate)
+
+    def rebalance(
+        self, seen: Mapping[str, Sequence[ShadowFrame]], costs: Mapping[str, Sequence[float]]
+    ) -> None:
+        """One round: go some way to the allocation under which answers gain most.
+
+        Args:
+            seen: Shadow frames per stream.
+            costs: [K] cost of each exit per stream, as a share of its full network's.
+        """
+        claims = list(self._claims.values())
+        if not claims:
+            return
+        best = allocate(claims, gains(claims, seen, costs), self.capacity)
+        for claim in claims:
+            now = self.fractions[claim.stream_id]
+            self.fractions[claim.stream_id] = now + STEP * (best[claim.stream_id] - now)
+        self._take_back()
+
+    def _take_back(self) -> None:
+        """Where more was given than there is, all give back alike of what they have above their least."""
+        claims = self._claims.values()
+        least = sum(claim.time(claim.low) for claim in claims)
+        above = sum(c.time(max(0.0, self.fractions[c.stream_id] - c.low)) for c in claims)
+        if above <= 0 or least + above <= self.capacity:
+            return
+        keep = max(0.0, self.capacity - least) / above
+        for claim in claims:
+            extra = max(0.0, self.fractions[claim.stream_id] - claim.low)
+            self.fractions[claim.stream_id] = claim.low + keep * extra
+
+
+def gains(
+    claims: Sequence[Claim],
+    seen: Mapping[str, Sequence[ShadowFrame]],
+    costs: Mapping[str, Sequence[float]],
+) -> dict[str, tuple[Floats, Floats]]:
+    """Compute and worth of the answers, as points of a concave curve, per stream.
+
+    A stream with few shadow frames is taken for an average of the others; without any, for one whose
+    gain falls evenly.
+    """
+    places = np.linspace(0, 1, POINTS)
+    grids, own, average = {}, {}, np.zeros(POINTS)
+    known = 0
+    for claim in claims:
+        first = costs[claim.stream_id][0]
+        grids[claim.stream_id] = first + places * (1 - first)
+        frames = seen.get(claim.stream_id, ())
+        if frames:
+            at, worth = curve(frames, costs[claim.stream_id], [frame.worth for frame in frames])
+            own[claim.stream_id] = np.interp(grids[claim.stream_id], at, worth)
+            average = average + len(frames) * own[claim.stream_id]
+            known += len(frames)
+    prior = average / known if known else 1 - (1 - places) ** 2
+    found = {}
+    for claim in claims:
+        n = len(seen.get(claim.stream_id, ()))
+        mixed = (n * own.get(claim.stream_id, prior) + PRIOR_FRAMES * prior) / (n + PRIOR_FRAMES)
+        found[claim.stream_id] = (grids[claim.stream_id], _concave(grids[claim.stream_id], mixed))
+    return found
+
+
+def allocate(
+    claims: Sequence[Claim], curves: Mapping[str, tuple[Floats, Floats]], capacity: float
+) -> dict[str, float]:
+    """The fractions that make the weighted sum of worth largest within the capacity.
+
+    Everybody has the least; the rest goes, piece by piece of the concave curves, to where a millisecond
+    gains most. That is optimal for such curves.
+    """
+    given = {claim.stream_id: min(claim.low, claim.cap) for claim in claims}
+    left = capacity - sum(claim.time(given[claim.stream_id]) for claim in claims)
+    pieces: list[tuple[float, float, Claim]] = []
+    for claim in claims:
+        at, worth = curves[claim.stream_id]
+        ends = np.unique(np.clip([claim.low, *at, claim.cap], claim.low, claim.cap))
+        values = np.interp(ends, at, worth)
+        slopes = np.diff(values) / np.diff(ends) * claim.weight / claim.full_ms
+        widths = np.diff(ends).tolist()
+        pieces += [(s, w, claim) for s, w in zip(slopes.tolist(), widths, strict=True)]
+    for _, width, claim in sorted(pieces, key=lambda piece: -piece[0]):
+        if left <= 0:
+            break
+        part = min(width, left / claim.time(1.0)) if claim.rate else width
+        given[claim.stream_id] += part
+        left -= claim.time(part)
+    return given
+
+
+def jain_index(values: Sequence[float]) -> float:
+    """1 if all are equal, 1/n if one has everything (Jain, Chiu and Hawe, DEC-TR-301, 1984)."""
+    squares = sum(value * value for value in values)
+    return sum(values) ** 2 / (len(values) * squares) if squares else 1.0
+
+
+def _concave(at: Floats, worth: Floats) -> Floats:
+    """The least concave curve above some points."""
+    hull: list[int] = []
+    for i in range(len(at)):
+        while len(hull) > 1 and _slope(at, worth, hull[-2], hull[-1]) <= _slope(
+            at, worth, hull[-2], i
+        ):
+            hull.pop()
+        hull.append(i)
+    return np.interp(at, at[hull], worth[hull])
+
+
+def _slope(at: Floats, worth: Floats, i: int, j: int) -> float:
+    return float((worth[j] - worth[i]) / (at[j] - at[i]))
