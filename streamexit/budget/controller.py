@@ -38,7 +38,7 @@ DEBT_SHARE = 0.015
 ON_BUDGET_SHARE = 0.05
 """What a window may be off and still be called on budget."""
 
-PRIOR_SCORES = 256
+PRIOR_SCORES = 32
 """The calibration data count as much as so many scores of the stream."""
 
 STRICT_SHARE = 0.01
@@ -187,7 +187,11 @@ class BudgetController:
         self._range = max(self._high - self._low, 1e-9)
         self._tune()
         self._staying = _mean_cost_of_staying(self.table, self._aim)
-        self._debt = min(max(self._debt, -self._debt_limit), self._debt_limit)
+        if self._binding:
+            self._debt = min(max(self._debt, -self._debt_limit), self._debt_limit)
+            self._trim = self._inside(self._trim)
+        else:
+            self._debt = self._trim = 0.0
 
     def enter(self, at: float) -> Passage:
         """A frame comes, at `at` seconds on any clock. Call it in frame order."""

@@ -46,14 +46,12 @@ class ShadowFrame:
     Attributes:
         scores: [K].
         agreement: [K], of each exit's answer with the last one's, in [0, 1].
-        worth: [K], how good each exit's answer is as the last exit sees it, in [0, 1].
         leaves_at: Where it would have left.
         elsewhere: [G] where it would have left at each of the coordinates of `grid`.
     """
 
     scores: tuple[float, ...]
     agreement: tuple[float, ...]
-    worth: tuple[float, ...]
     leaves_at: int
     elsewhere: tuple[int, ...]
 
@@ -149,10 +147,10 @@ def curve(
     Returns:
         Mean costs, rising, and mean values, from the first exit's cost to 1.
     """
-    worth, cost = np.asarray(values, float), np.asarray(fractions)
+    value, cost = np.asarray(values, float), np.asarray(fractions)
     every = np.arange(len(frames))
     exits = np.array([frame.elsewhere for frame in frames]).T
-    inner = [(float(cost[taken].mean()), float(worth[every, taken].mean())) for taken in exits]
-    ends = [(cost[0], worth[:, 0].mean()), (cost[-1], worth[:, -1].mean())]
+    inner = [(float(cost[taken].mean()), float(value[every, taken].mean())) for taken in exits]
+    ends = [(cost[0], value[:, 0].mean()), (cost[-1], value[:, -1].mean())]
     points = np.array(sorted([*inner, *ends]))
     return points[:, 0], points[:, 1]

@@ -1,8 +1,9 @@
 """One device for many streams: who is admitted, and who gets how much of its time.
 
 Shares of compute are shares of a stream's full network; time is milliseconds of the device per second.
-What a stream gains from more compute comes from its shadow frames, as the last exit sees it: a camera
-with a dirty lens, whose last exit is unsure whatever it is given, gains little and is given little.
+What a stream gains from more compute comes from its shadow frames: an early answer that the last exit
+contradicts is a loss, but only as far as the last exit is sure. A camera with a dirty lens, whose exits
+contradict each other all the time and are never sure, gains little and is given little.
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ STEP = 0.2
 
 PRIOR_FRAMES = 40
 """A stream counts as an average one until it has more shadow frames than this."""
+
+SURE_POWER = 12
+"""Of the last exit's score, as the weight of what it contradicts: 0.99 counts 0.89, 0.7 counts 0.01. Under bad light networks
+are surer than they should be."""
 
 POINTS = 9
 """Of a curve of gain over compute."""
@@ -170,7 +175,7 @@ def gains(
         grids[claim.stream_id] = first + places * (1 - first)
         frames = seen.get(claim.stream_id, ())
         if frames:
-            at, worth = curve(frames, costs[claim.stream_id], [frame.worth for frame in frames])
+            at, worth = curve(frames, costs[claim.stream_id], [_worth(frame) for frame in frames])
             own[claim.stream_id] = np.interp(grids[claim.stream_id], at, worth)
             average = average + len(frames) * own[claim.stream_id]
             known += len(frames)
@@ -208,6 +213,12 @@ def allocate(
         given[claim.stream_id] += part
         left -= claim.time(part)
     return given
+
+
+def _worth(frame: ShadowFrame) -> list[float]:
+    """[K], what the answers of the exits are worth: 1, less what a sure last exit contradicts."""
+    sure = frame.scores[-1] if frame.scores[-1] > 0 else 0.0  # NaN is not sure
+    return [1 - min(sure, 1.0) ** SURE_POWER * (1 - agreed) for agreed in frame.agreement]
 
 
 def jain_index(values: Sequence[float]) -> float:

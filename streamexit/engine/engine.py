@@ -357,13 +357,12 @@ class Engine:
 def _learn(task: Task, row: Row) -> None:
     """Compare each exit's answer to a shadow frame with the last one's."""
     last, passage = row.seen[-1], row.passage
-    target, sure = task.target(last), passage.scores[-1]
+    target = task.target(last)
     assert passage.leaves_at is not None
     row.stream.shadow.add(
         ShadowFrame(
             scores=passage.scores,
             agreement=tuple(task.judge(seen, target).quality for seen in row.seen),
-            worth=tuple(task.worth(seen, last, sure) for seen in row.seen),
             leaves_at=passage.leaves_at,
             elsewhere=passage.elsewhere,
         )

@@ -98,12 +98,6 @@ class ClassificationTask:
         """1 if the named class is the true one, else 0."""
         return Judgement(float(self.target(prediction) == target))
 
-    def worth(self, early: Prediction, last: Prediction, sure: float) -> float:
-        """What the last exit gives the early label; 0 for one that it does not name."""
-        assert isinstance(early, Classification)
-        assert isinstance(last, Classification)
-        return dict(last.top).get(early.label, 0.0)
-
     def tally(self) -> ClassificationTally:
         """An empty one."""
         return ClassificationTally(self)

@@ -116,16 +116,6 @@ class Task(Protocol):
         """How good an answer is."""
         ...
 
-    def worth(self, early: Prediction, last: Prediction, sure: float) -> float:
-        """How likely an early answer is right as the last exit sees it, in [0, 1].
-
-        Args:
-            early: Of any exit.
-            last: Of the last one.
-            sure: The last exit's score.
-        """
-        ...
-
     def tally(self) -> Tally:
         """An empty one."""
         ...

@@ -170,10 +170,6 @@ class SegmentationTask:
         pixels = [np.bincount(m, minlength=classes) for m in (ours[ours == truth], ours, truth)]
         return np.stack(pixels).astype(np.int32)
 
-    def worth(self, early: Prediction, last: Prediction, sure: float) -> float:
-        """As far as the maps agree, if the last one is right."""
-        return self.judge(early, self.target(last)).quality * sure
-
     def tally(self) -> SegmentationTally:
         """An empty one."""
         return SegmentationTally(self)

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import random
-from collections import deque
-from collections.abc import Callable
+import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,84 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamexit.budget.controller import DEBT_SHARE, BudgetController, Passage
+from streamexit.budget.shadow import GRID
 from streamexit.budget.terms import Terms
 from streamexit.errors import BudgetError
 from streamexit.replay import worst_window_error
-from streamexit.scheduling.shares import GeometricShares
-from streamexit.scheduling.thresholds import ThresholdTable, build_table
-
-COSTS = (0.25, 0.6, 1.0)
-
-
-def make_table(seed: int = 0) -> ThresholdTable:
-    """A table whose calibration scores are uniform."""
-    scores = np.random.default_rng(seed).random((1000, 3))
-    rows = [GeometricShares(COSTS).shares(b) for b in np.linspace(0.28, 0.97, 17)]
-    return build_table(scores, COSTS, rows)
-
-
-TABLE = make_table()
-Scores = Callable[[int, int], float]
-
-
-def play(controller: BudgetController, scores: Scores, frames: int) -> list[float]:
-    """Costs of frames that are decided one after the other."""
-    costs = []
-    for i in range(frames):
-        k, passage = 0, controller.enter(float(i))
-        while not controller.leaves(passage, k, scores(i, k)):
-            k += 1
-        controller.answered(passage, k)
-        costs.append(COSTS[k])
-    return costs
-
-
-def play_delayed(
-    controller: BudgetController, scores: Scores, frames: int, delay: int
-) -> list[float]:
-    """The same when each stage waits until `delay` frames are there, as batching does."""
-    costs = [0.0] * frames
-    waiting: list[deque[tuple[int, Passage]]] = [deque(), deque(), deque()]
-
-    def run(k: int) -> None:
-        while waiting[k]:
-            i, passage = waiting[k].popleft()
-            if controller.leaves(passage, k, scores(i, k)):
-                costs[i] = COSTS[k]
-            else:
-                waiting[k + 1].append((i, passage))
-
-    for i in range(frames):
-        waiting[0].append((i, controller.enter(float(i))))
-        for k in range(3):
-            if len(waiting[k]) >= delay or i == frames - 1:
-                run(k)
-    return costs
+from streamexit.scheduling.thresholds import ThresholdTable
+from tests.budget.rig import COSTS, PATTERNS, TABLE, play, play_delayed, regimes, uniform
 
 
 def bound(budget: float, window: int) -> float:
     """The docstring's."""
     limit = max(1.0, DEBT_SHARE * window * budget)
     return (2 * limit + COSTS[-1] - COSTS[0]) / window / budget
-
-
-def uniform(seed: int) -> Scores:
-    """Scores as in calibration."""
-    values = np.random.default_rng(seed).random((5000, 3))
-    return lambda i, k: float(values[i, k])
-
-
-PATTERNS: dict[str, Scores] = {
-    "as calibrated": uniform(1),
-    "always sure": lambda i, k: 1.0,
-    "never sure": lambda i, k: 0.0,
-    "constant": lambda i, k: 0.5,
-    "NaN": lambda i, k: float("nan"),
-    "alternating extremes": lambda i, k: float(i % 2),
-    "blocks": lambda i, k: float(i // 100 % 2),
-    "drifting": lambda i, k: min(1.0, i / 3000 + 0.2 * uniform(2)(i, k)),
-    "mostly sure": lambda i, k: 0.9 + 0.1 * uniform(3)(i, k),
-}
 
 
 @pytest.mark.parametrize("budget", [0.26, 0.3, 0.5, 0.8, 0.99])
@@ -111,13 +44,8 @@ def test_adversary_cannot_break_the_bound(
     seed: int, budget: float, window: int, switch: int
 ) -> None:
     """Content that jumps between regimes at bad moments stays within the proven bound."""
-    chance = random.Random(seed)
-    levels = [chance.choice([0.0, 0.3, 0.5, 0.999, 1.0, float("nan")]) for _ in range(2000)]
-    costs = play(
-        BudgetController(TABLE, Terms(budget, window=window)),
-        lambda i, k: levels[i // switch] if k == 0 else levels[(i // switch + k) % 2000],
-        800,
-    )
+    controller = BudgetController(TABLE, Terms(budget, window=window))
+    costs = play(controller, regimes(seed, switch), 800)
     worst = worst_window_error(costs, budget, window)
     assert worst is not None
     assert worst <= bound(budget, window) + 1e-9
@@ -235,6 +163,198 @@ def test_single_exit_network() -> None:
     assert controller.leaves(passage, 0, 0.0)
     controller.answered(passage, 0)
     assert controller.status.state == "not_binding"
+
+
+@pytest.mark.parametrize("window", [1, 2])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_windows_of_a_frame_or_two(pattern: str, window: int) -> None:
+    """No frame costs just a half, but the mean of many does, and the state says that it is held."""
+    controller = BudgetController(TABLE, Terms(0.5, window=window))
+    costs = play(controller, PATTERNS[pattern], 1000)
+    assert sum(costs) / 1000 == pytest.approx(0.5, rel=0.01)
+    assert controller.status.frames == window
+    assert controller.status.state == "on_budget"
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.4, 0.8), (0.8, 0.4), (0.3, 0.31), (0.5, 1.0)])
+@pytest.mark.parametrize("pattern", ["as calibrated", "mostly sure", "drifting"])
+def test_budget_changed_at_run_time(pattern: str, before: float, after: float) -> None:
+    """From the first frame under the new budget on, windows keep it."""
+    controller = BudgetController(TABLE, Terms(before))
+    play(controller, PATTERNS[pattern], 1000)
+    controller.change(terms=Terms(after))
+    costs = play(controller, PATTERNS[pattern], 1000, begin=1000)
+    worst = worst_window_error(costs, after, 300)
+    assert worst is not None
+    assert worst <= bound(after, 300)
+    assert controller.status.state == ("not_binding" if after == 1.0 else "on_budget")
+
+
+def test_state_is_judged_by_what_was_allowed_at_the_time() -> None:
+    """Just after a change the window's mean is between two budgets, and nothing is wrong with that."""
+    controller = BudgetController(TABLE, Terms(0.4))
+    play(controller, PATTERNS["as calibrated"], 600)
+    controller.change(terms=Terms(0.8))
+    play(controller, PATTERNS["as calibrated"], 150, begin=600)
+    assert controller.status.mean == pytest.approx(0.6, rel=0.03)
+    assert controller.status.state == "on_budget"
+
+
+def test_mix_of_exits_follows_drifted_scores() -> None:
+    """When all scores rise, the shares of the exits stay what the policy wants at the budget."""
+    squeezed = uniform(4)
+    controller = BudgetController(TABLE, Terms(0.5))
+    play(controller, lambda i, k: 0.9 + 0.1 * squeezed(i, k), 3000)
+    wanted = TABLE.shares_at(0.5)
+    assert controller.status.exit_shares == pytest.approx(wanted, abs=0.09)
+
+
+@pytest.mark.parametrize("pattern", ["as calibrated", "mostly sure", "alternating extremes"])
+@pytest.mark.parametrize("rate", [10, 20, 30])
+def test_budget_per_second(pattern: str, rate: int) -> None:
+    """Whatever the frame rate, a second costs what it may, if any mix of exits can."""
+    controller = BudgetController(TABLE, Terms(8.0, "second", window_seconds=20))
+    costs = play(controller, PATTERNS[pattern], 3000, seconds=lambda i: i / rate)
+    expected = min(max(8.0, 0.25 * rate), rate)
+    assert sum(costs[500:]) / 2500 * rate == pytest.approx(expected, rel=0.01)
+    per_second = controller.status.per_second
+    assert per_second == pytest.approx(expected, rel=0.05)
+    assert controller.status.state == "on_budget"
+
+
+@pytest.mark.parametrize(("rate", "state"), [(5, "not_binding"), (50, "unreachable")])
+def test_budget_per_second_out_of_reach(rate: int, state: str) -> None:
+    """Too slow a stream cannot spend it, too fast a one must overspend; neither is held against it."""
+    controller = BudgetController(TABLE, Terms(8.0, "second", window_seconds=20))
+    costs = play(controller, PATTERNS["as calibrated"], 1000, seconds=lambda i: i / rate)
+    assert controller.status.state == state
+    assert costs[-1] == (1.0 if state == "not_binding" else 0.25)
+    later = play(controller, uniform(8), 1500, begin=1, seconds=lambda i: 1000 + i / 16)
+    assert sum(later[300:]) / 1200 == pytest.approx(0.5, rel=0.02)
+
+
+def test_a_stall_saves_nothing_up() -> None:
+    """After an hour without frames no window is dearer than the bound allows."""
+    controller = BudgetController(TABLE, Terms(5.0, "second", window_seconds=30))
+    play(controller, PATTERNS["as calibrated"], 1000, seconds=lambda i: i / 10)
+    costs = play(controller, uniform(9), 600, seconds=lambda i: 3700 + i / 10)
+    limit = max(1.0, DEBT_SHARE * 300 * 0.5)
+    assert sum(costs[:300]) <= 5.0 * 30 + 2 * limit + COSTS[2] - COSTS[0] + 1
+
+
+def test_a_window_in_seconds_holds_so_many_frames() -> None:
+    """The status is over the last seconds, however many frames that are."""
+    controller = BudgetController(TABLE, Terms(0.5, window_seconds=10))
+    play(controller, uniform(5), 400, seconds=lambda i: i / 20)
+    assert controller.status.frames == 200
+    costs = play(controller, uniform(6), 400, seconds=lambda i: 100 + i / 5)
+    assert controller.status.frames == 50
+    assert controller.status.mean == pytest.approx(sum(costs[-50:]) / 50)
+
+
+@pytest.mark.parametrize("window", [1, 7, 60, 300])
+@pytest.mark.parametrize("budget", [0.25, 0.3, 0.5, 0.9])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_strict_is_never_exceeded(pattern: str, budget: float, window: int) -> None:
+    """No window and no beginning costs more than its budget, and little of it is wasted."""
+    controller = BudgetController(TABLE, Terms(budget, window=window, strict=True))
+    costs = play(controller, PATTERNS[pattern], 1500)
+    sums = np.concatenate([[0.0], np.cumsum(costs)])
+    assert (sums[window:] - sums[:-window]).max() <= window * budget + 1e-6
+    assert all(sums[n] <= n * budget + 1e-6 for n in range(1, window + 1))
+    if window == 300:
+        assert sum(costs) / 1500 >= 0.96 * budget
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    budget=st.floats(0.26, 0.99),
+    window=st.integers(5, 200),
+    delay=st.integers(1, 40),
+)
+def test_strict_holds_with_frames_in_flight(
+    seed: int, budget: float, window: int, delay: int
+) -> None:
+    """Decisions about later frames between two of an earlier one change nothing about it."""
+    controller = BudgetController(TABLE, Terms(budget, window=window, strict=True))
+    costs = play_delayed(controller, regimes(seed, 17), 600, delay)
+    sums = np.concatenate([[0.0], np.cumsum(costs)])
+    assert (sums[window:] - sums[:-window]).max() <= window * budget + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("terms", "expected"),
+    [
+        ({"amount": 8.0, "per": "second", "strict": True}, "strict"),
+        ({"amount": 0.5, "window_seconds": 10.0, "strict": True}, "strict"),
+        ({"amount": 0.5, "window_seconds": 0.0}, "window_s: 0.0"),
+        ({"amount": 0.5, "window_seconds": float("nan")}, "window_s: nan"),
+    ],
+)
+def test_terms_that_do_not_go_together(terms: dict[str, Any], expected: str) -> None:
+    """A mean per window of frames is what strict can promise; windows are of positive length."""
+    with pytest.raises(BudgetError, match=expected):
+        Terms(**terms)
+
+
+def test_shadow_frames_go_to_the_end_and_are_charged() -> None:
+    """One frame in ten goes all the way; the mean stays at the budget, the bound holds."""
+    controller = BudgetController(TABLE, Terms(0.5), shadow=0.1, stream_id="cam")
+    passages: list[Passage] = []
+    costs = []
+    for i in range(3000):
+        k, passage = 0, controller.enter(float(i))
+        while not controller.leaves(passage, k, uniform(1)(i, k)):
+            k += 1
+        passages.append(passage)
+        costs.append(COSTS[k])
+    shadows = [p for p in passages if p.shadow]
+    assert len(shadows) / 3000 == pytest.approx(0.1, abs=0.02)
+    assert all(len(p.scores) == 3 and len(p.elsewhere) == GRID for p in shadows)
+    assert {p.leaves_at for p in shadows} == {0, 1, 2}
+    assert all(costs[p.seq] == 1.0 for p in shadows)
+    worst = worst_window_error(costs, 0.5, 300)
+    assert worst is not None
+    assert worst <= bound(0.5, 300)
+
+
+def test_shadow_frames_are_the_same_in_every_run() -> None:
+    """Which frames they are depends on the stream's name and not on what they show."""
+
+    def chosen(pattern: str, budget: float, name: str) -> list[int]:
+        controller = BudgetController(TABLE, Terms(budget), shadow=0.05, stream_id=name)
+        found = []
+        for i in range(1000):
+            k, passage = 0, controller.enter(float(i))
+            while not controller.leaves(passage, k, PATTERNS[pattern](i, k)):
+                k += 1
+            found += [i] if passage.shadow else []
+        return found
+
+    assert chosen("as calibrated", 0.5, "cam") == chosen("mostly sure", 0.6, "cam")
+    assert chosen("as calibrated", 0.5, "cam") != chosen("as calibrated", 0.5, "other")
+
+
+def test_what_was_learned_survives_a_restart() -> None:
+    """With another run's memory the first window is as good as a later one; nonsense is refused."""
+    first = BudgetController(TABLE, Terms(0.5))
+    play(first, PATTERNS["mostly sure"], 2000)
+    memory = json.loads(json.dumps(first.memory()))
+    fresh, second = BudgetController(TABLE, Terms(0.5)), BudgetController(TABLE, Terms(0.5))
+    second.remember(memory)
+    spent = [play(c, PATTERNS["mostly sure"], 20, begin=2000) for c in (fresh, second)]
+    errors = [abs(sum(costs) / 20 - 0.5) for costs in spent]
+    assert errors[1] < errors[0]
+    for broken in (
+        {},
+        {**memory, "trim": "x"},
+        {**memory, "trim": float("nan")},
+        {**memory, "scores": memory["scores"][:1]},
+        {**memory, "scores": [[None], []]},
+    ):
+        with pytest.raises(BudgetError, match="memory of a stream"):
+            second.remember(broken)
 
 
 def test_window_error_worked_by_hand() -> None:

@@ -102,8 +102,12 @@ def test_a_budget_in_milliseconds_is_held(profiled: Path, tmp_path: Path) -> Non
     """The mean of what the results say they cost, in milliseconds, is the budget."""
     config = write_config(tmp_path, profiled, {"milliseconds_per_frame": 2.2})
     checked = json.loads(called("check", config, "--json").stdout)["streams"]["a"]
-    assert checked["budget"] == {"value": pytest.approx(2.2), "unit": "milliseconds"}
-    assert checked["full_cost"] == {"value": 4.0, "unit": "milliseconds"}
+    assert checked["budget"] == {
+        "value": pytest.approx(2.2),
+        "unit": "milliseconds",
+        "per": "frame",
+    }
+    assert checked["full_cost"] == {"value": 4.0, "unit": "milliseconds", "per": "frame"}
     done = called("run", config, "--json")
     assert done.exit_code == 0, done.output
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from streamexit.budget.controller import BudgetController
+from streamexit.budget.research import FEWEST, search_again
+from streamexit.budget.shadow import (
+    KEPT,
+    ShadowFrame,
+    ShadowLog,
+    agreement_at,
+    agreement_now,
+    interval,
+    is_shadow,
+)
+from streamexit.budget.terms import Terms
+from streamexit.scheduling.thresholds import ThresholdTable, build_table
+from tests.budget.rig import COSTS, TABLE
+
+
+class Camera:
+    """Frames whose early answers agree with the last one's the more often, the higher the score."""
+
+    def __init__(self, seed: int, frames: int) -> None:
+        random = np.random.default_rng(seed)
+        self.scores = random.random((frames, 3))
+        right = random.random((frames, 2)) < 0.4 + 0.6 * self.scores[:, :2]
+        self.agreement = np.column_stack([right, np.ones(frames)]).astype(float)
+
+    def play(
+        self, table: ThresholdTable, budget: float, share: float, name: str
+    ) -> tuple[ShadowLog, float, float]:
+        """Shadow frames, true agreement of what the scores decide, and mean cost."""
+        controller = BudgetController(table, Terms(budget), shadow=share, stream_id=name)
+        log, exits, cost = ShadowLog(), [], 0.0
+        for i, row in enumerate(self.scores.tolist()):
+            k, passage = 0, controller.enter(float(i))
+            while not controller.leaves(passage, k, row[k]):
+                k += 1
+            cost += COSTS[k]
+            assert passage.leaves_at is not None
+            exits.append(passage.leaves_at)
+            if passage.shadow:
+                seen = tuple(self.agreement[i].tolist())
+                log.add(ShadowFrame(passage.scores, seen, passage.leaves_at, passage.elsewhere))
+        true = float(self.agreement[np.arange(len(exits)), exits].mean())
+        return log, true, cost / len(exits)
+
+
+def test_the_share_that_is_asked_for_is_chosen() -> None:
+    """One in twenty, and none or all where that is asked for."""
+    assert sum(is_shadow("cam", i, 0.05) for i in range(20_000)) == pytest.approx(1000, rel=0.1)
+    assert not any(is_shadow("cam", i, 0.0) for i in range(1000))
+    assert all(is_shadow("cam", i, 1.0) for i in range(1000))
+
+
+def test_interval_is_wilsons() -> None:
+    """Worked by hand for 8 of 10 (0.490 to 0.943), and never outside of 0 to 1."""
+    assert interval(0.8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert interval(1.0, 5)[1] == 1.0
+    assert interval(0.0, 5)[0] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_intervals_cover_the_truth() -> None:
+    """Of 100 streams some 95 have their true agreement inside, now and at other budgets."""
+    now, elsewhere = [], []
+    for seed in range(100):
+        camera = Camera(seed, 3000)
+        log, true, _ = camera.play(TABLE, 0.5, 0.05, f"cam{seed}")
+        found = agreement_now(log.frames, COSTS)
+        assert found is not None
+        assert found.frames == len(log.frames)
+        now.append(found.low <= true <= found.high)
+        (other,) = agreement_at(log.frames, COSTS, [0.7])
+        _, at_other, _ = camera.play(TABLE, 0.7, 0.05, "x")
+        elsewhere.append(other.low <= at_other <= other.high)
+    assert np.mean(now) >= 0.89
+    assert np.mean(elsewhere) >= 0.89
+
+
+def test_more_compute_agrees_more() -> None:
+    """Estimates rise with the budget up to the full network's, which agrees with itself."""
+    log, _, cost = Camera(1, 20_000).play(TABLE, 0.5, 0.02, "cam")
+    assert cost == pytest.approx(0.5, rel=0.005)
+    found = [e.value for e in agreement_at(log.frames, COSTS, [0.26, 0.4, 0.6, 0.8, 1.0])]
+    assert found == sorted(found)
+    assert found[-1] == 1.0
+
+
+def test_old_frames_are_forgotten() -> None:
+    """The log is bounded, and counts on."""
+    log = ShadowLog()
+    assert agreement_now(log.frames, COSTS) is None
+    for i in range(KEPT + 50):
+        log.add(ShadowFrame((0.5, 0.5, 0.5), (1.0, 1.0, 1.0), i % 3, (2,) * 7))
+    assert len(log.frames) == KEPT
+    assert log.total == KEPT + 50
+    assert log.frames[-1].leaves_at == (KEPT + 49) % 3
+
+
+def _useless_middle(frames: int, seed: int) -> Camera:
+    camera = Camera(seed, frames)
+    camera.agreement[:, 1] = camera.agreement[:, 0]
+    return camera
+
+
+def test_better_shares_are_found_and_adopted() -> None:
+    """Where the middle exit knows no more than the first, nobody is sent to it any more."""
+    camera = _useless_middle(20_000, 2)
+    wasteful = build_table(
+        np.random.default_rng(0).random((1000, 3)),
+        COSTS,
+        [np.array([0.95 - x, x, 0.05]) for x in np.linspace(0.1, 0.9, 9)],
+    )
+    log, _, _ = camera.play(wasteful, 0.5, 0.02, "cam")
+    assert len(log.frames) >= FEWEST
+    finding = search_again(log.frames, wasteful, 0.5)
+    assert finding is not None
+    assert finding.table is not None
+    assert finding.gain > 0
+    assert finding.after[1] < finding.before[1] / 2
+    assert "adopted" in finding.sentence()
+    before = camera.play(wasteful, 0.5, 0.02, "cam")
+    after = camera.play(finding.table, 0.5, 0.02, "cam")
+    assert after[1] > before[1] + 0.02
+    assert after[2] == pytest.approx(0.5, rel=0.005)
+
+
+def test_luck_is_seldom_adopted() -> None:
+    """Where nothing is to be gained, at most one search in ten finds something."""
+    adopted = 0
+    for seed in range(40):
+        camera = Camera(seed, 4000)
+        camera.agreement[:] = np.random.default_rng(9000 + seed).random((4000, 3)) < 0.8
+        log, _, _ = camera.play(TABLE, 0.5, 0.06, f"cam{seed}")
+        finding = search_again(log.frames, TABLE, 0.5)
+        adopted += finding is not None and finding.table is not None
+    assert adopted <= 6

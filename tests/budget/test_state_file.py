@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from streamexit.budget.state_file import FORMAT, StateFile
+from streamexit.errors import InputError
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    """No file is no memory; a second file sees what the first wrote; nothing else is left behind."""
+    path = tmp_path / "kept.json"
+    assert StateFile(path).read() == {}
+    StateFile(path).write({"a": {"trim": 0.25}})
+    assert StateFile(path).read() == {"a": {"trim": 0.25}}
+    assert [file.name for file in tmp_path.iterdir()] == ["kept.json"]
+
+
+def test_unchanged_content_is_not_written_again(tmp_path: Path) -> None:
+    """So that an SD card lives."""
+    path = tmp_path / "kept.json"
+    file = StateFile(path)
+    file.write({"a": {}})
+    path.unlink()
+    file.write({"a": {}})
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "{}", '{"schema": "other/1", "streams": {}}', f'{{"schema": "{FORMAT}"}}']
+    + [f'{{"schema": "{FORMAT}", "streams": {streams}}}' for streams in ("[]", '{"a": 1}')],
+)
+def test_another_file_is_refused_and_can_be_set_aside(tmp_path: Path, content: str) -> None:
+    """It is named, kept under another name, and the next run begins anew."""
+    path = tmp_path / "kept.json"
+    path.write_text(content)
+    file = StateFile(path)
+    with pytest.raises(InputError, match=r"state_file: .*kept\.json cannot be used"):
+        file.read()
+    assert file.set_aside().read_text() == content
+    assert file.read() == {}
+
+
+def test_a_folder_that_is_away_is_an_error_of_the_system(tmp_path: Path) -> None:
+    """The caller says it; nothing is pretended."""
+    with pytest.raises(OSError, match="away"):
+        StateFile(tmp_path / "away" / "kept.json").write({})
