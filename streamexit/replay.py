@@ -16,10 +16,11 @@ from typing import Any
 
 from streamexit.backends.opening import BackendOptions, open_backend
 from streamexit.budget.controller import BudgetController, BudgetState
+from streamexit.budget.shadow import Estimate, agreement_now
 from streamexit.budget.terms import Terms
 from streamexit.engine.engine import Engine, PipelineLane, StreamLane
 from streamexit.errors import InputError
-from streamexit.exits import Budget, ExitRecord
+from streamexit.exits import DEFAULT_WINDOW, Budget, ExitRecord
 from streamexit.frame import Frame
 from streamexit.metrics import StreamCounters
 from streamexit.models.pipeline import Pipeline
@@ -49,7 +50,8 @@ class StreamReport:
 
     Costs are in the pipeline's unit. `against_truth` and `against_full` hold `Tally.figures` of the
     answers, compared with the true labels and with the full network's answers; None where there are
-    no labels, and where the comparison was not asked for.
+    no labels, and where the comparison was not asked for. `estimated` is what shadow frames say of the
+    latter.
     """
 
     frames: int
@@ -61,6 +63,7 @@ class StreamReport:
     exit_shares: tuple[float, ...]
     against_truth: dict[str, Any] | None
     against_full: dict[str, Any] | None
+    estimated: Estimate | None
     budget_state: BudgetState | None
     error: str | None
 
@@ -101,6 +104,9 @@ class Replay:
         policy: Which exit policy.
         budget: Of each stream.
         window: In frames.
+        window_seconds: In seconds instead.
+        strict: See `Terms`.
+        shadow: See `BudgetController`.
         options: Where the network runs, and with how many rows at a time.
         agreement: Also run every frame to the last exit, outside the budget, and compare.
         on_record: Called with each answer, in frame order per stream.
@@ -121,7 +127,10 @@ class Replay:
         policy: ExitPolicy,
         budget: Budget,
         options: BackendOptions = REPLAY_OPTIONS,
-        window: int = 300,
+        window: int = DEFAULT_WINDOW,
+        window_seconds: float | None = None,
+        strict: bool = False,
+        shadow: float = 0.0,
         agreement: bool = False,
         on_record: Callable[[ExitRecord], None] = lambda record: None,
     ) -> None:
@@ -135,8 +144,14 @@ class Replay:
             )
         self._pipeline = pipeline
         self._task = pipeline.build_task()
-        self._window = window
-        self._budget = budget.as_fraction(pipeline.costs)
+        self._terms = Terms.of(
+            budget,
+            pipeline.costs,
+            window=window,
+            window_seconds=window_seconds,
+            strict=strict,
+        )
+        self._shadow = shadow
         self._table = policy.table
         self._on_record = on_record
         backend = open_backend(pipeline, policy.scorer, options)
@@ -201,7 +216,7 @@ class Replay:
     def _stream(self, name: str, source: Source) -> _Stream:
         counters = StreamCounters()
         buffer = FrameBuffer(capacity=BUFFER_FRAMES, live=False, counters=counters)
-        controller = BudgetController(self._table, Terms(self._budget, window=self._window))
+        controller = BudgetController(self._table, self._terms, shadow=self._shadow, stream_id=name)
         full_lane = None
         if self._full_engine:
             endless = BudgetController(self._table, Terms(1.0))
@@ -277,14 +292,21 @@ class Replay:
             exit_shares=tuple(exits.count(k) / n if n else 0.0 for k in range(len(costs.per_exit))),
             against_truth=judgement.truth.figures() if judgement.labelled else None,
             against_full=judgement.full.figures() if judgement.compared else None,
+            estimated=self._estimate(streams),
             budget_state=one.controller.status.state if one else None,
             error="; ".join(s.error for s in streams if s.error) or None,
         )
 
+    def _estimate(self, streams: Sequence[_Stream]) -> Estimate | None:
+        frames = [frame for stream in streams for frame in stream.lane.shadow.frames]
+        return agreement_now(frames, self._pipeline.costs.fractions)
+
     def _worst_window(self, exits: Sequence[int]) -> float | None:
-        return worst_window_error(
-            [self._pipeline.costs.fractions[k] for k in exits], self._budget, self._window
-        )
+        """Of budgets per frame with a window in frames."""
+        if self._terms.per == "second" or self._terms.window_seconds is not None:
+            return None
+        costs = [self._pipeline.costs.fractions[k] for k in exits]
+        return worst_window_error(costs, self._terms.amount, self._terms.window)
 
 
 def worst_window_error(costs: Sequence[float], budget: float, window: int) -> float | None:

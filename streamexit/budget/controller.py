@@ -32,7 +32,7 @@ ETA_FRAMES = 24
 TRIM_FRAMES = 3
 """The trim's time constant is a third of a window."""
 
-DEBT_SHARE = 0.015
+DEBT_SHARE = 0.012
 """D_max, as a share of one window's budget."""
 
 ON_BUDGET_SHARE = 0.05
@@ -134,7 +134,7 @@ class BudgetController:
         | mean - B | <= (2 D_max + c_K - c_1) / W = (u_hi - u_lo + h (c_K - c_1)) / (h W)
 
     with h = range / (2 D_max), the slope of a straight line through both ends of f: the bound of the
-    integral law of gain h. D_max = max(1, 0.015 W B), in full frames. Scores do not occur in it, so
+    integral law of gain h. D_max = max(1, 0.012 W B), in full frames. Scores do not occur in it, so
     neither scene changes nor NaN can break it; and while no frames come, nothing moves.
 
     **Delay.** A frame's cost is only known when it leaves, which may be many frames later when

@@ -145,16 +145,22 @@ class DeviceShare:
         self._take_back()
 
     def _take_back(self) -> None:
-        """Where more was given than there is, all give back alike of what they have above their least."""
+        """Where more was given than there is: first what was lent, then what was promised."""
         claims = self._claims.values()
-        least = sum(claim.time(claim.low) for claim in claims)
-        above = sum(c.time(max(0.0, self.fractions[c.stream_id] - c.low)) for c in claims)
-        if above <= 0 or least + above <= self.capacity:
+        self._shrink({claim.stream_id: max(claim.fraction, claim.low) for claim in claims})
+        self._shrink({claim.stream_id: claim.low for claim in claims})
+
+    def _shrink(self, least: Mapping[str, float]) -> None:
+        """All give back alike of what they have above their least, as far as it is needed."""
+        claims, given = self._claims.values(), self.fractions
+        above = {c.stream_id: max(0.0, given[c.stream_id] - least[c.stream_id]) for c in claims}
+        surplus = sum(claim.time(above[claim.stream_id]) for claim in claims)
+        missing = self.allocated - self.capacity
+        if missing <= 0 or surplus <= 0:
             return
-        keep = max(0.0, self.capacity - least) / above
-        for claim in claims:
-            extra = max(0.0, self.fractions[claim.stream_id] - claim.low)
-            self.fractions[claim.stream_id] = claim.low + keep * extra
+        part = min(1.0, missing / surplus)
+        for name, extra in above.items():
+            given[name] -= part * extra
 
 
 def gains(

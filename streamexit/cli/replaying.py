@@ -6,6 +6,7 @@ import contextlib
 import re
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -28,7 +29,9 @@ def replay(
         list[str], typer.Argument(help="Video files, images:FOLDER_OR_ZIP, synthetic:seed=1.")
     ],
     pipeline: Annotated[Path, typer.Option(help="Pipeline folder.")],
-    budget: Annotated[str, typer.Option(help="fraction=0.4 or gflops_per_frame=0.03.")],
+    budget: Annotated[
+        str, typer.Option(help="fraction=0.4, gflops_per_frame=0.03, gflops_per_second=1.")
+    ],
     policy: Annotated[str | None, typer.Option(help="Instead of the pipeline's default.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write every result to this JSONL file.")] = None,
     mask: Annotated[
@@ -41,6 +44,13 @@ def replay(
     join: Annotated[bool, typer.Option(help="Play the sources one after the other.")] = False,
     agreement: Annotated[bool, typer.Option(help="Compare with the full network.")] = False,
     window: Annotated[int, typer.Option(min=1, help="Frames that a mean is taken over.")] = 300,
+    window_s: Annotated[
+        float | None, typer.Option(min=0.001, help="The window in seconds instead.")
+    ] = None,
+    strict: Annotated[bool, typer.Option(help="No window may exceed the budget.")] = False,
+    shadow: Annotated[
+        float, typer.Option(min=0.0, max=0.5, help="Share of frames to estimate agreement from.")
+    ] = 0.0,
     device: DeviceOption = "auto",
     backend: BackendOption = "auto",
     precision: PrecisionOption = "auto",
@@ -76,6 +86,9 @@ def replay(
         policy=load_policy(loaded.policy_file(policy), loaded.costs.fractions),
         budget=amount,
         window=window,
+        window_seconds=window_s,
+        strict=strict,
+        shadow=shadow,
         options=BackendOptions(backend, device, precision, batch),
         agreement=agreement,
         on_record=on_record,
@@ -219,6 +232,7 @@ def _as_json(report: StreamReport, seconds: float) -> dict[str, Any]:
         "against_truth": report.against_truth,
         "against_full": report.against_full,
         "frames_per_second": report.answered / seconds,
+        "estimated_agreement": asdict(report.estimated) if report.estimated else None,
         "budget_state": report.budget_state,
         "error": report.error,
     }
@@ -254,4 +268,6 @@ def _quality(report: StreamReport) -> str:
         name, value = next(iter((figures or {}).items()), ("", None))  # the one to look at
         if value is not None:
             parts.append(f"{name.replace('_', ' ')} {value:.2%}{words}")
+    if found := report.estimated:
+        parts.append(f"by shadow {found.value:.1%} ({found.low:.0%} .. {found.high:.0%})")
     return ", ".join(parts)

@@ -348,3 +348,25 @@ def test_stages_one_by_one_equal_the_network(
         assert isinstance(record.prediction, Classification)
         assert record.prediction.index == p.argmax()
         assert record.prediction.probability == pytest.approx(p.max(), abs=1e-4)
+
+
+def test_shadow_frames_show_what_leaving_early_costs() -> None:
+    """Every exit of such a frame is compared with the last one; its answer is the last one's."""
+    rig = Rig()
+    controller = BudgetController(TABLE, Terms(0.5), shadow=0.5, stream_id="a")
+    stream = rig.engine.add_stream("a", rig.lane, controller, StreamCounters(), max_wait=1.0)
+    rig.streams["a"] = stream
+    for _ in range(40):
+        rig.admit("a", SURE)
+    rig.run(flush=True)
+    shadows = stream.shadow.frames
+    assert 8 <= len(shadows) <= 32
+    assert len(rig.delivered) == 40
+    assert [r.seq for r in rig.delivered] == list(range(40))
+    last = [r for r in rig.delivered if r.exit == 2]
+    assert len(last) >= len(shadows)
+    assert {r.prediction.headline[0] for r in last} == {"two"}
+    for frame in shadows:
+        assert frame.scores == (0.99, 0.99, 0.99)
+        assert frame.agreement == (0.0, 0.0, 1.0)
+        assert frame.leaves_at in (0, 1, 2)
