@@ -139,7 +139,7 @@ def _largest(errors: list[float]) -> str:
 
 def skipping(traces: Traces, clips: list[Path]) -> Iterator[str]:
     """Table 2: the full network on every n-th frame, its answer repeated, at the same cost."""
-    yield "| frames | n | skipping | streamexit, shadow 0 |"
+    yield "| frames | n | skipping | streamexit |"
     yield "|---|---|---|---|"
     table = traces.table("direct")
     clean = traces.cifar("clean", "none")

@@ -112,7 +112,7 @@ def test_asyncio_and_configuration_stay_in_their_places(module: Path) -> None:
     """The event loop is known to runtime, sinks and cli; the configuration to the top only."""
     if room(module) not in ("runtime", "sinks", "cli"):
         assert "asyncio" not in imports(module)
-    if room(module) not in ("config", "planning", "attached", "runtime", "cli"):
+    if room(module) not in ("config", "planning", "attached", "governor", "runtime", "cli"):
         assert not any(name.startswith("streamexit.config") for name in imports(module))
 
 

@@ -120,6 +120,7 @@ def demo_node(
                 "pipeline": shown.pipeline if shown.pipeline in folders else OBJECTS,
                 "budget": {"fraction": shown.fraction},
                 "loop": "://" not in source,
+                "shadow": 0.05,  # so that a short demo has an estimate to show
             }
             for source, shown in zip(sources, STREAMS, strict=True)
         ],

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from streamexit.runtime import Node
 
 REFRESH_SECONDS = 0.5
+FEWEST_SHOWN = 15
+"""Shadow frames; of fewer the interval says nothing to people."""
 
 
 async def run_node(
@@ -94,7 +96,7 @@ async def _show(node: Node, received: dict[str, int] | None) -> None:
 def live_table(node: Node, received: dict[str, int] | None = None) -> RenderableType:
     """What every stream is doing now."""
     columns = ["stream", "state", ">fps", "exit shares (window)", ">cost", "budget"]
-    columns += ["agreement with the full network", "answer"]
+    columns += ["agreement", "answer"]
     table = plain_table(*columns, *([">received"] if received is not None else []))
     budgets = node.budgets
     for name, stream in node.streams.items():
@@ -117,7 +119,7 @@ def live_table(node: Node, received: dict[str, int] | None = None) -> Renderable
 def agreement_in_words(view: BudgetView) -> str:
     """As in "98.7% +- 0.6 (60%: 99.4%)": now, and at the next larger budget."""
     now = view.agreement
-    if now is None:
+    if now is None or view.shadow_frames < FEWEST_SHOWN:
         return "-"
     more = next((at for at in view.agreement_at if at.fraction > now.fraction + 0.05), None)
     words = f"{now.value:.1%} +- {50 * (now.high - now.low):.1f}"
@@ -134,7 +136,7 @@ def _headline(node: Node) -> str:
 def summary_table(node: Node, received: dict[str, int] | None = None) -> RenderableType:
     """What every stream did."""
     columns = ["stream", ">frames", ">answered", ">dropped", ">cost", ">budget", "exit shares"]
-    columns.append("agreement with the full network")
+    columns.append("agreement")
     table = plain_table(*columns, *([">received"] if received is not None else []))
     table.title, table.title_justify = "Summary", "left"
     for name, report in summary(node)["streams"].items():
