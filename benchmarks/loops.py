@@ -137,9 +137,42 @@ LOOPS: dict[str, Callable[[Path, str, int, float], float]] = {
 
 def compiled_network(network: str, settings: dict[str, Any]) -> ov.CompiledModel:
     """OpenVINO, bf16, one picture at a time."""
+    settings = {"INFERENCE_PRECISION_HINT": "bf16", **settings}
+    return ov.Core().compile_model(_converted(network), "CPU", settings)
+
+
+def save_network(network: str, path: Path) -> None:
+    """The same for other programs."""
+    ov.save_model(_converted(network), path, compress_to_fp16=False)
+
+
+def _converted(network: str) -> ov.Model:
     example = torch.zeros(1, SIDE, SIDE, 3, dtype=torch.uint8)
-    model = ov.convert_model(Whole(network), example_input=example, input=[1, SIDE, SIDE, 3])
-    return ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16", **settings})
+    return ov.convert_model(Whole(network), example_input=example, input=[1, SIDE, SIDE, 3])
+
+
+def long_clip(clip: Path, folder: Path, *, times: int = 40) -> Path:
+    """The clip several times over, in one file, for programs that cannot repeat one."""
+    path = folder / "long.mp4"
+    if path.exists():
+        return path
+    with av.open(str(path), "w") as copy:
+        out: Any = None
+        shift = 0
+        for _ in range(times):
+            with av.open(str(clip)) as source:
+                stream = source.streams.video[0]
+                out = out or copy.add_stream_from_template(stream)
+                last = 0
+                for packet in source.demux(stream):
+                    if packet.pts is None or packet.dts is None:
+                        continue
+                    last = max(last, packet.pts + (packet.duration or 1))
+                    packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                    packet.stream = out
+                    copy.mux(packet)
+                shift += last
+    return path
 
 
 def _queue_rate(network: str, seconds: float, images: Iterator[Image]) -> float:

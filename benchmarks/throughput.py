@@ -1,14 +1,17 @@
 """Frames per second, ours beside the loops written by hand: `python -m benchmarks.throughput CLIP`.
 
 Every row runs in a process of its own; rows take turns, so that what else the machine does hits all
-of them. Prints a table and, with --json, one document; --write puts the table into a page.
+of them. Prints a table or, with --json, one document. --roboflow PYTHON adds rows of Roboflow's
+InferencePipeline, run by the interpreter of another environment (`benchmarks.roboflow_loop`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -37,6 +40,7 @@ class Row:
         fraction: The budget; None for loops of others.
         exits: Early ones.
         engine: Settings of ours.
+        python: Interpreter of the environment of others.
     """
 
     label: str
@@ -45,13 +49,17 @@ class Row:
     fraction: float | None = None
     exits: tuple[float, ...] = ()
     engine: tuple[tuple[str, Any], ...] = ()
+    python: str = ""
 
 
-def rows() -> Iterator[Row]:
+def rows(roboflow: str) -> Iterator[Row]:
     """All of them, in the order of the table."""
     from benchmarks.loops import LOOPS
 
     for network in NETWORKS.values():
+        for streams in (1, 4) if roboflow else ():
+            label = "Roboflow InferencePipeline + OpenVINO"
+            yield Row(label, network, streams, python=roboflow)
         for label in LOOPS:
             yield Row(label, network)
         for streams in (4, 16):
@@ -73,6 +81,8 @@ def run_row(row: Row, clip: Path, folder: Path, seconds: float) -> dict[str, Any
     from benchmarks.loops import LOOPS
     from benchmarks.ours import pipeline_of, run_node
 
+    if row.python:
+        return _run_elsewhere(row, clip, folder, seconds)
     if row.fraction is None:
         loop: Callable[[Path, str, int, float], float] = LOOPS[row.label]
         torch.set_num_threads(os.cpu_count() or 1)
@@ -97,6 +107,22 @@ def run_row(row: Row, clip: Path, folder: Path, seconds: float) -> dict[str, Any
     outcome["cpu_share"] = busy / wall / (os.cpu_count() or 1)
     outcome["rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return outcome
+
+
+def _run_elsewhere(row: Row, clip: Path, folder: Path, seconds: float) -> dict[str, Any]:
+    """By another interpreter, whose import is not part of the time; its CPU share is not known."""
+    from benchmarks.loops import WARM_UP_SHARE, long_clip, save_network
+
+    model, script = folder / f"{row.network}.xml", Path(__file__).with_name("roboflow_loop.py")
+    save_network(row.network, model)
+    command = [row.python, str(script), str(long_clip(clip, folder)), str(model), str(row.streams)]
+    times = [(1 - WARM_UP_SHARE) * seconds, WARM_UP_SHARE * seconds]
+    done = subprocess.run(
+        [*command, *map(str, times)], stdout=subprocess.PIPE, text=True, check=True
+    )
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    outcome: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return {**outcome, "cpu_share": float("nan"), "rss_mib": used.ru_maxrss / 1024}
 
 
 def run_all(
@@ -143,11 +169,15 @@ def table(found: dict[Row, list[dict[str, Any]]]) -> str:
         lines.append(
             f"| {row.network} | {row.streams} | {row.label} | {budget} | "
             f"{median(rates[row]):.0f} | {min(rates[row]):.0f} .. {max(rates[row]):.0f} | {ratio} | "
-            f"{median(one['cpu_share'] for one in runs):.0%} | "
+            f"{_percent(median(one['cpu_share'] for one in runs))} | "
             f"{median(one['rss_mib'] for one in runs):.0f} |"
         )
     lines += ["", *_own_table(found)]
     return "\n".join(lines)
+
+
+def _percent(share: float) -> str:
+    return "" if math.isnan(share) else f"{share:.0%}"
 
 
 def _own_table(found: dict[Row, list[dict[str, Any]]]) -> Iterator[str]:
@@ -177,8 +207,13 @@ def main() -> None:
     parser.add_argument("clip", type=Path)
     parser.add_argument("--seconds", type=float, default=8.0, help="of each run")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default="", help="rows whose label or network has this in it")
+    parser.add_argument(
+        "--only",
+        default="",
+        help="rows in whose 'label network xSTREAMS ' this regular expression is found",
+    )
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--roboflow", default="", help="a Python with inference-cpu and openvino")
     parser.add_argument("--row", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -188,7 +223,12 @@ def main() -> None:
         row = Row(**{**spec, "exits": tuple(spec["exits"]), "engine": engine})
         print(json.dumps(run_row(row, options.clip, options.folder, options.seconds)))
         return
-    wanted = [row for row in rows() if options.only in f"{row.label} {row.network} x{row.streams} "]
+    every = rows(options.roboflow)
+    wanted = [
+        row
+        for row in every
+        if re.search(options.only, f"{row.label} {row.network} x{row.streams} ")
+    ]
     found = run_all(wanted, options.clip, seconds=options.seconds, rounds=options.rounds)
     if options.json:
         print(json.dumps([{**asdict(row), "runs": runs} for row, runs in found.items()], indent=1))

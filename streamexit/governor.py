@@ -188,7 +188,18 @@ class Governor:
     def _apply(self, governed: Governed, terms: Terms) -> None:
         governed.terms = terms
         controller = governed.lane.controller
-        self._worker.call(lambda: controller.change(terms=terms))
+        self._hand_over(lambda: controller.change(terms=terms))
+
+    def _hand_over(self, work: Callable[[], None]) -> None:
+        """To the engine's thread; an error there is said, and ends nothing."""
+        self._worker.call(work).add_done_callback(self._complain_of)
+
+    def _complain_of(self, future: Future[Any]) -> bool:
+        """Whether work in another thread failed."""
+        error = None if future.cancelled() else future.exception()
+        if error is not None:
+            self._on_problem(f"budgets: {error!r}")
+        return error is not None or future.cancelled()
 
     def _say(self, governed: Governed, change: str, now: float) -> None:
         """Every change is in the log and in the budget's message, with its cause."""
@@ -272,7 +283,8 @@ class Governor:
             governed, found = self._search
             if found.done():
                 self._search = None
-                self._adopt(governed, found.result(), now)
+                if not self._complain_of(found):
+                    self._adopt(governed, found.result(), now)
             return
         for governed in self._streams.values():
             shadow, terms = governed.lane.shadow, governed.terms
@@ -290,7 +302,7 @@ class Governor:
         self._say(governed, finding.sentence(), now)
         if finding.table is not None:
             table, controller = finding.table, governed.lane.controller
-            self._worker.call(lambda: controller.change(table=table))
+            self._hand_over(lambda: controller.change(table=table))
 
     # --- kept over a restart --------------------------------------------------------------------
 
@@ -311,8 +323,9 @@ class Governor:
                 self._collected = self._worker.call(self._collect)
         elif self._collected.done():
             self._keep_due = now + KEEP_SECONDS
-            kept, self._collected = self._collected.result(), None
-            self._aside.submit(self._write, kept)
+            collected, self._collected = self._collected, None
+            if not self._complain_of(collected):
+                self._aside.submit(self._write, collected.result())
 
     def close(self) -> None:
         """Keep what there is, once the engine has ended."""

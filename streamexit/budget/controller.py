@@ -47,6 +47,8 @@ STRICT_SHARE = 0.01
 PACE_FRAMES = 32
 """Time between frames is averaged over about so many."""
 
+SHORTEST_PACE = 1e-6
+
 FIRST_PACE = 1 / 25
 """Seconds between frames until two were seen."""
 
@@ -109,10 +111,11 @@ class Passage:
 class BudgetController:
     """Integral control on a coordinate of the policy's threshold table.
 
-    The coordinate u is a mean cost. At or below its lower end every frame leaves at the first exit, at
-    or above its upper end none leaves early. Between, the table says which share of the frames that
-    reach exit k should leave there so that the mean cost is u; the threshold is the score which that share of the stream's recent scores reaches, mixed with the table's own threshold,
-    which counts as `PRIOR_SCORES` scores. So the mix of exits stays what the policy wants when scores
+    The coordinate u is a mean cost. At or below its lower end every frame leaves at the first exit,
+    at or above its upper end none leaves early. Between, the table says which share of the frames
+    that reach exit k should leave there so that the mean cost is u. The threshold is the score that
+    this share of the stream's recent scores reaches, mixed with the table's own threshold, which
+    counts as `PRIOR_SCORES` scores. So the mix of exits stays what the policy wants when scores
     drift, and the mean cost stays near u.
 
     After each frame of cost c under budget B the debt D grows by c - B, and
@@ -147,8 +150,9 @@ class BudgetController:
     **Per second.** B is then what the time since the frame before allows. Time without frames saves up
     no more than D_max, and of what cannot be kept no more debt is made than that.
 
-    **Strict.** A `WindowLedger` has the last word: who may not stay leaves. **Shadow** frames go to the
-    end and are charged for it; none is taken while u is at its lower end, so the bound holds.
+    **Strict.** A `WindowLedger` has the last word: who may not stay leaves. What is spared that way is
+    not saved up beyond D_max either. **Shadow** frames go to the end and are charged for it; none is
+    taken while u is at its lower end, so the bound holds.
 
     Args:
         table: From the stream's exit policy.
@@ -254,7 +258,7 @@ class BudgetController:
             scores = [[float(score) for score in row] for row in memory["scores"]]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise BudgetError(f"memory of a stream: {error!r}") from error
-        if not all(map(math.isfinite, chain([trim, pace], *scores))) or pace < 0:
+        if not all(map(math.isfinite, chain([trim, pace], *scores))) or pace < SHORTEST_PACE:
             raise BudgetError("memory of a stream: holds something that is no number")
         if len(scores) != len(self._windows):
             raise BudgetError("memory of a stream: made by a network with other exits")
@@ -327,7 +331,8 @@ class BudgetController:
         """What the budget gives for a frame that comes now."""
         since = 0.0 if self._last_at is None else max(0.0, at - self._last_at)
         if self._last_at is not None:
-            self._pace += (since - self._pace) / min(self._entered, PACE_FRAMES)
+            pace = self._pace + (since - self._pace) / min(self._entered, PACE_FRAMES)
+            self._pace = max(pace, SHORTEST_PACE)
         self._last_at = at
         if self.terms.per == "frame":
             if self.terms.window_seconds is not None:
@@ -346,7 +351,7 @@ class BudgetController:
         self._center = min(max(for_others, self._low), self._high)
         window = float(terms.window)
         if terms.window_seconds is not None:
-            window = max(1.0, terms.window_seconds / max(self._pace, 1e-6))
+            window = max(1.0, terms.window_seconds / self._pace)
         self._eta = ETA_FRAMES / window
         self._trim_rate = TRIM_FRAMES / window
         self._debt_limit = max(1.0, DEBT_SHARE * window * min(self._aim, self._high))
@@ -363,7 +368,7 @@ class BudgetController:
     def _owe(self, amount: float) -> None:
         self._debt += amount
         self._version += 1
-        if self.terms.per == "second":  # nothing else keeps it from growing through a night
+        if self.terms.per == "second" or self.terms.strict:  # nothing else keeps it from growing
             most = self._debt_limit + self._range
             self._debt = min(max(self._debt, -most), most)
 

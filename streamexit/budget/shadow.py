@@ -101,10 +101,14 @@ def interval(mean: float, n: int) -> tuple[float, float]:
     Exact in spirit for values that are 0 or 1; wider than need be for values between, whose variance
     is smaller.
     """
-    z2 = Z_95**2
+    mean, z2 = min(max(mean, 0.0), 1.0), Z_95**2  # sums of many ones may come to more
     middle = (mean + z2 / (2 * n)) / (1 + z2 / n)
     half = Z_95 / (1 + z2 / n) * math.sqrt(mean * (1 - mean) / n + z2 / (4 * n * n))
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _estimate(fraction: float, mean: float, n: int) -> Estimate:
+    return Estimate(fraction, min(mean, 1.0), *interval(mean, n), n)
 
 
 def agreement_now(frames: Sequence[ShadowFrame], fractions: Sequence[float]) -> Estimate | None:
@@ -113,7 +117,7 @@ def agreement_now(frames: Sequence[ShadowFrame], fractions: Sequence[float]) -> 
         return None
     value = sum(frame.agreement[frame.leaves_at] for frame in frames) / len(frames)
     cost = sum(fractions[frame.leaves_at] for frame in frames) / len(frames)
-    return Estimate(cost, value, *interval(value, len(frames)), len(frames))
+    return _estimate(cost, value, len(frames))
 
 
 def agreement_at(
@@ -128,8 +132,7 @@ def agreement_at(
     """
     costs, values = curve(frames, fractions, [frame.agreement for frame in frames])
     means = np.interp(budgets, costs, values).tolist()
-    n = len(frames)
-    return [Estimate(b, m, *interval(m, n), n) for b, m in zip(budgets, means, strict=True)]
+    return [_estimate(b, m, len(frames)) for b, m in zip(budgets, means, strict=True)]
 
 
 def curve(
