@@ -152,7 +152,7 @@ class BudgetController:
 
     **Strict.** A `WindowLedger` has the last word: who may not stay leaves. What is spared that way is
     not saved up beyond D_max either. **Shadow** frames go to the end and are charged for it; none is
-    taken while u is at its lower end, so the bound holds.
+    taken at D >= D_max, so the bound holds.
 
     Args:
         table: From the stream's exit policy.
@@ -216,10 +216,14 @@ class BudgetController:
         Call it for each exit that a frame reaches. A NaN score leaves early only where everything
         does, so that it cannot break a budget.
         """
-        u = self._coordinate(self._debt - (passage.booked - passage.assumed))
-        leaving = self._would_leave(passage, k, score, u)
+        debt = self._debt - (passage.booked - passage.assumed)
+        leaving = self._would_leave(passage, k, score, self._coordinate(debt))
         if passage.shadow and k == 0:
-            passage.shadow = u > self._low and self._reserved(passage, self._high - self._low)
+            passage.shadow = (
+                debt < self._debt_limit
+                and self._per_frame >= self._low
+                and self._reserved(passage, self._high - self._low)
+            )
         if passage.shadow:
             self._try_elsewhere(passage, k, score)
             leaving = k == len(self._windows)

@@ -8,8 +8,8 @@ K: exits, G: other budgets, M: shadow frames that are kept, n: how many there ar
 
 from __future__ import annotations
 
+import hashlib
 import math
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,7 +30,8 @@ Z_95 = 1.959964
 
 def is_shadow(stream_id: str, seq: int, share: float) -> bool:
     """Whether frame `seq` of a stream is one: the same frames in every run."""
-    return zlib.crc32(f"{stream_id}/{seq}".encode()) < share * 2**32
+    digest = hashlib.blake2b(f"{stream_id}/{seq}".encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") < share * 2**32
 
 
 def grid(table: ThresholdTable) -> tuple[float, ...]:

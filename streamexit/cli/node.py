@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,6 +42,8 @@ def run(config: ConfigArgument, duration: DurationOption = None, json: JsonOptio
         except StreamExitError as error:
             complain(str(error))
 
+    if not live:  # a table would be torn
+        logging.getLogger("streamexit.governor").setLevel(logging.INFO)
     announce = not json and not live
     at_hangup = None if live else reload  # a terminal that was closed means the end, as always
     asyncio.run(run_node(node, duration=seconds, live=live, announce=announce, reload=at_hangup))

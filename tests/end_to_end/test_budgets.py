@@ -165,8 +165,9 @@ def test_budgets_are_read_again_at_sighup(toy_pipeline: Path, tmp_path: Path) ->
             tail.terminate()
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=TIME_LIMIT)
+        _, log = process.communicate(timeout=TIME_LIMIT)
     assert process.returncode == 0
+    assert "budget fraction=0.6 -> fraction=0.9: the configuration was read again" in log
     assert mean_fraction(results(tmp_path)[-600:], full) == pytest.approx(0.9, rel=0.03)
 
 
