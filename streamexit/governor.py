@@ -51,6 +51,8 @@ class Governed:
         section: Of the configuration, as it was last read.
         budget: As it was asked for, now.
         terms: As it is held, now.
+        rate: Frames per second that come, answered or not, since the device was last shared out.
+        frames: How many had come then.
         view: What messages say of it.
         searched: Shadow frames when its shares were last searched.
         estimated: Shadow frames when its agreement was last estimated.
@@ -61,6 +63,8 @@ class Governed:
     section: StreamSection
     budget: Budget
     terms: Terms
+    rate: float
+    frames: int = 0
     view: BudgetView = field(default_factory=BudgetView)
     searched: int = 0
     estimated: int = 0
@@ -105,12 +109,14 @@ class Governor:
             Why it may not run; empty if it may.
         """
         plan = stream.plan
-        governed = Governed(stream, lane, plan.section, plan.budget, plan.terms)
+        governed = Governed(
+            stream, lane, plan.section, plan.budget, plan.terms, _declared_rate(plan.section)
+        )
         self._streams[plan.section.id] = governed
         kept = self._kept.get(plan.section.id)
         if kept:
             self._remember(governed, kept, now)
-        refused, terms = self._admit(governed, governed.terms, now)
+        refused, terms = self._admit(governed, plan.section, governed.terms, now)
         if not refused:
             governed.terms = terms
             lane.controller.change(terms=terms)
@@ -133,12 +139,14 @@ class Governor:
                 f"state_file: what it holds of stream {plan.section.id} is not used: {error}"
             )
 
-    def _admit(self, governed: Governed, terms: Terms, now: float) -> tuple[str, Terms]:
+    def _admit(
+        self, governed: Governed, section: StreamSection, terms: Terms, now: float
+    ) -> tuple[str, Terms]:
         """Why a stream may not run under some terms (empty if it may), and what it gets."""
         if self._share is None:
             return "", terms
-        claim = _claim(governed, terms)
-        admitted = self._share.join(claim)
+        claim = _claim(governed, section, terms)
+        admitted = self._share.change(claim)
         if admitted.fraction is None:
             return admitted.reason, terms
         if admitted.reason:
@@ -165,8 +173,9 @@ class Governor:
         Raises:
             BudgetError: See `set_budget`.
         """
-        governed, budget = self._streams[section.id], section.budget.build()
-        if (budget, section) != (governed.section.budget.build(), governed.section):
+        governed = self._streams[section.id]
+        if _held(section) != _held(governed.section):
+            budget = section.budget.build()
             self._change(governed, section, budget, "the configuration was read again", now)
             governed.section = section
 
@@ -174,11 +183,8 @@ class Governor:
         self, governed: Governed, section: StreamSection, budget: Budget, cause: str, now: float
     ) -> None:
         terms = _checked(governed, section, budget)
-        if self._share:
-            self._share.leave(section.id)
-        refused, terms = self._admit(governed, terms, now)
+        refused, terms = self._admit(governed, section, terms, now)
         if refused:
-            self._admit(governed, governed.terms, now)
             raise BudgetError(f"budget {_in_words(budget)}: {refused}")
         before = governed.budget
         governed.budget = budget
@@ -259,16 +265,20 @@ class Governor:
     def tick(self, now: float) -> None:
         """Share out, search and keep what is due. Called a few times a second."""
         if self._share and now >= self._share_due:
-            self._share_out(self._share)
+            seconds = now - self._share_due + SHARE_SECONDS
+            self._share_out(self._share, seconds)
             self._share_due = now + SHARE_SECONDS
         self._search_shares(now)
         self._keep(now)
 
-    def _share_out(self, share: DeviceShare) -> None:
+    def _share_out(self, share: DeviceShare, seconds: float) -> None:
+        """Demand is what comes in: what is answered falls when the device is overloaded."""
         running = {name: g for name, g in self._streams.items() if name in share.fractions}
         for name, governed in running.items():
-            if governed.stream.counters.answered:
-                share.measured(name, 0.0 if governed.stream.finished else governed.stream.fps)
+            came, governed.frames = governed.frames, governed.stream.counters.frames
+            if came:
+                governed.rate = (governed.frames - came) / seconds
+            share.measured(name, 0.0 if governed.stream.finished else governed.rate)
         share.rebalance(
             {name: governed.lane.shadow.frames for name, governed in running.items()},
             {name: governed.stream.plan.costs.fractions for name, governed in running.items()},
@@ -370,9 +380,18 @@ def _checked(governed: Governed, section: StreamSection, budget: Budget) -> Term
     return terms
 
 
-def _claim(governed: Governed, terms: Terms) -> Claim:
-    plan, section = governed.stream.plan, governed.section
-    rate = governed.stream.fps or section.frame_rate or section.rate
+def _held(section: StreamSection) -> tuple[object, ...]:
+    """What `Governor.take_over` takes over."""
+    return section.budget, section.window, section.window_s
+
+
+def _declared_rate(section: StreamSection) -> float:
+    return section.frame_rate or section.rate
+
+
+def _claim(governed: Governed, section: StreamSection, terms: Terms) -> Claim:
+    plan = governed.stream.plan
+    rate = governed.rate or _declared_rate(section)
     fraction = terms.amount / rate if terms.per == "second" else terms.amount
     first = plan.costs.fractions[0]
     return Claim(

@@ -112,6 +112,16 @@ class DeviceShare:
         self._take_back()
         return Admitted(granted, reason)
 
+    def change(self, claim: Claim) -> Admitted:
+        """A stream asks for something else; if it is refused, it keeps what it had."""
+        before, had = self._claims.pop(claim.stream_id, None), dict(self.fractions)
+        self.fractions.pop(claim.stream_id, None)
+        admitted = self.join(claim)
+        if admitted.fraction is None and before is not None:
+            self._claims[claim.stream_id] = before
+            self.fractions = had
+        return admitted
+
     def leave(self, stream_id: str) -> None:
         """A stream is gone; what it had is given to others in later rounds."""
         self._claims.pop(stream_id, None)
@@ -230,7 +240,7 @@ def _worth(frame: ShadowFrame) -> list[float]:
 def jain_index(values: Sequence[float]) -> float:
     """1 if all are equal, 1/n if one has everything (Jain, Chiu and Hawe, DEC-TR-301, 1984)."""
     squares = sum(value * value for value in values)
-    return sum(values) ** 2 / (len(values) * squares) if squares else 1.0
+    return min(1.0, sum(values) ** 2 / (len(values) * squares)) if squares else 1.0
 
 
 def _concave(at: Floats, worth: Floats) -> Floats:

@@ -130,8 +130,21 @@ def test_allocation_fits_and_keeps_floors_and_caps(
         assert one.low - 1e-9 <= given_out[one.stream_id] <= one.cap + 1e-9
 
 
+def test_a_change_that_is_refused_changes_nothing() -> None:
+    """The stream keeps what it had; one that fits is held from then on."""
+    share = DeviceShare(100.0, "refuse")
+    share.join(claim("a", fraction=0.4))
+    share.join(claim("b", fraction=0.5))
+    before = dict(share.fractions)
+    assert share.change(claim("a", fraction=0.9)).fraction is None
+    assert share.fractions == before
+    assert share.change(claim("a", fraction=0.5)).fraction == 0.5
+    assert share.join(claim("c", fraction=0.2)).fraction is None
+
+
 def test_jain_index() -> None:
     """1 for equals, 1/n for one that has all."""
     assert jain_index([0.5, 0.5, 0.5]) == pytest.approx(1)
     assert jain_index([1.0, 0.0, 0.0, 0.0]) == pytest.approx(0.25)
     assert jain_index([0.0, 0.0]) == 1
+    assert all(jain_index([k / 37] * 5) <= 1 for k in range(1, 38))
