@@ -21,7 +21,7 @@ from streamexit.budget.terms import Terms
 from streamexit.config.schema import StreamSection
 from streamexit.engine.engine import StreamLane
 from streamexit.engine.worker import EngineWorker
-from streamexit.errors import BudgetError, InputError
+from streamexit.errors import BudgetError, DataError, InputError
 from streamexit.exits import Budget
 from streamexit.planning import check_reach, terms_of
 from streamexit.wire.messages import Agreement, Fairness, timestamp
@@ -321,7 +321,7 @@ class Governor:
             return {}
         try:
             return self._file.read()
-        except InputError as error:
+        except DataError as error:
             self._on_problem(f"{error}; it is now {self._file.set_aside()}, budgets start anew")
             return {}
 

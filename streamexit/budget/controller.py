@@ -183,10 +183,10 @@ class BudgetController:
     def change(self, *, terms: Terms | None = None, table: ThresholdTable | None = None) -> None:
         """Go on under other terms or by another table; what was learned of the stream stays."""
         before, self.terms, self.table = self.terms, terms or self.terms, table or self.table
-        if self._ledger is None or self.terms.window != before.window:
-            self._ledger = WindowLedger(self.terms.window)
         if not self.terms.strict:
             self._ledger = None
+        elif self._ledger is None or self.terms != before:
+            self._ledger = WindowLedger(self.terms.window, self._entered)
         self._low, self._high = self.table.low, self.table.high
         self._range = max(self._high - self._low, 1e-9)
         self._tune()

@@ -18,23 +18,25 @@ class WindowLedger:
     below the budget. Before it may stay it has to reserve what the next exit costs more; that is
     granted if no window that contains the frame then has a positive sum. Frames that enter later
     replace one that cost at least as much, so sums never rise by themselves: every window of W
-    consecutive frames, and every beginning of the stream, costs at most its budget. That holds
-    while the budget stays the same; windows in which it was lowered may exceed it.
+    consecutive frames, and every beginning of the stream, costs at most its budget. A budget that
+    changes takes a new ledger: what was spared under another one must not be spent under this.
 
     An ordinary bucket of depth b would have to refill at B - b/W to promise the same, and would
     waste b/W of the budget.
 
     Args:
         window: W.
+        first: The first frame that is entered; earlier ones may reserve nothing.
     """
 
-    __slots__ = ("_excess", "_last", "_sums", "_window")
+    __slots__ = ("_excess", "_first", "_last", "_sums", "_window")
 
-    def __init__(self, window: int) -> None:
+    def __init__(self, window: int, first: int = 0) -> None:
         self._window = window
+        self._first = first
         self._excess = array("d", bytes(8 * window))
         self._sums = array("d", bytes(8 * window))
-        self._last = -1
+        self._last = first - 1
 
     def enter(self, seq: int, excess: float) -> None:
         """A frame begins; `excess` is the first exit's cost above its budget. In order of `seq`."""
@@ -46,8 +48,8 @@ class WindowLedger:
 
     def reserve(self, seq: int, more: float) -> bool:
         """Let frame `seq` cost so much more, if every window that contains it allows that."""
-        if self._last - seq >= self._window:
-            return False  # its windows are no longer known
+        if seq < self._first or self._last - seq >= self._window:
+            return False  # its windows are not known
         places = [end % self._window for end in range(seq, self._last + 1)]
         if any(self._sums[place] + more > ROUNDING for place in places):
             return False

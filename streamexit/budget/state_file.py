@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from streamexit.errors import InputError
+from streamexit.errors import DataError, InputError
 
 FORMAT = "streamexit.memory/1"
+BEGINNING = '{"schema":"streamexit.memory/'
+"""Of every file of ours, whatever happened to the rest."""
 
 
 class StateFile:
@@ -28,21 +30,29 @@ class StateFile:
         """Stream id -> what was kept; nothing where there is no file yet.
 
         Raises:
-            InputError: It is not such a file; it is left as it is.
+            InputError: It is somebody else's; it is left as it is.
+            DataError: It is ours, and damaged.
         """
         try:
-            content = json.loads(self._path.read_text(encoding="utf-8"))
+            text = self._path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise InputError(f"state_file: {self._path} cannot be read: {error}") from error
+        if text and not text.startswith(BEGINNING):
+            raise InputError(
+                f"state_file: {self._path} is another kind of file; give the path of one that does not exist "
+                "yet"
+            )
+        try:
+            content = json.loads(text)
             if content["schema"] != FORMAT:
                 raise ValueError(f"schema {content['schema']!r} is not {FORMAT!r}")
             streams = content["streams"]
             if not all(isinstance(kept, dict) for kept in streams.values()):
                 raise ValueError("streams must be a mapping of mappings")
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"state_file: {self._path} cannot be used ({error!s}); move it away to start anew"
-            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"state_file: {self._path} cannot be used ({error!s})") from error
         return dict(streams)
 
     def set_aside(self) -> Path:

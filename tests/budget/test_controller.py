@@ -283,6 +283,22 @@ def test_strict_holds_with_frames_in_flight(
     assert (sums[window:] - sums[:-window]).max() <= window * budget + 1e-6
 
 
+@pytest.mark.parametrize("before", [Terms(0.9), Terms(0.3), Terms(0.8, strict=True)])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_strict_from_a_change_on(pattern: str, before: Terms) -> None:
+    """What was spared under other terms is not spent; frames that are inside then spend nothing more."""
+    controller = BudgetController(TABLE, before)
+    play(controller, PATTERNS["always sure"], 700)
+    inside = [controller.enter(700.0 + i) for i in range(8)]
+    controller.change(terms=Terms(0.5, strict=True))
+    for passage in inside:
+        assert controller.leaves(passage, 0, 0.0)
+    costs = play(controller, PATTERNS[pattern], 900, begin=708)
+    sums = np.concatenate([[0.0], np.cumsum(costs)])
+    assert (sums[300:] - sums[:-300]).max() <= 300 * 0.5 + 1e-6
+    assert all(sums[n] <= n * 0.5 + 1e-6 for n in range(1, 301))
+
+
 @pytest.mark.parametrize(
     ("terms", "expected"),
     [

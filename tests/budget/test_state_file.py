@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from streamexit.budget.state_file import FORMAT, StateFile
-from streamexit.errors import InputError
+from streamexit.budget.state_file import BEGINNING, StateFile
+from streamexit.errors import DataError, InputError
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
@@ -29,18 +29,30 @@ def test_unchanged_content_is_not_written_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[]", "{}", '{"schema": "other/1", "streams": {}}', f'{{"schema": "{FORMAT}"}}']
-    + [f'{{"schema": "{FORMAT}", "streams": {streams}}}' for streams in ("[]", '{"a": 1}')],
+    ["", BEGINNING, f'{BEGINNING}2","streams":{{}}}}', f'{BEGINNING}1"}}']
+    + [f'{BEGINNING}1","streams":{streams}}}' for streams in ("[]", '{"a":1}', '{"a":')],
 )
-def test_another_file_is_refused_and_can_be_set_aside(tmp_path: Path, content: str) -> None:
+def test_a_damaged_file_can_be_set_aside(tmp_path: Path, content: str) -> None:
     """It is named, kept under another name, and the next run begins anew."""
     path = tmp_path / "kept.json"
     path.write_text(content)
     file = StateFile(path)
-    with pytest.raises(InputError, match=r"state_file: .*kept\.json cannot be used"):
+    with pytest.raises(DataError, match=r"state_file: .*kept\.json cannot be used"):
         file.read()
     assert file.set_aside().read_text() == content
     assert file.read() == {}
+
+
+def test_somebody_elses_file_is_left_alone(tmp_path: Path) -> None:
+    """A wrong path must not cost anybody a file, or a folder."""
+    results = tmp_path / "results.jsonl"
+    results.write_text('{"schema": "streamexit.result/1"}\n')
+    with pytest.raises(InputError, match="another kind of file") as caught:
+        StateFile(results).read()
+    assert not isinstance(caught.value, DataError)
+    with pytest.raises(InputError, match="cannot be read"):
+        StateFile(tmp_path).read()
+    assert [file.name for file in tmp_path.iterdir()] == ["results.jsonl"]
 
 
 def test_a_folder_that_is_away_is_an_error_of_the_system(tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_budget_that_cannot_be_is_refused_at_run_time(
 def test_a_damaged_state_file_stops_nobody(toy_pipeline: Path, tmp_path: Path) -> None:
     """It is said, the file is kept under another name, and the node runs."""
     config = write_config(tmp_path, toy_pipeline, {"fraction": 0.6}, state_file="kept.json")
-    (tmp_path / "kept.json").write_text('{"schema": "streamexit.memory/1", "str')
+    (tmp_path / "kept.json").write_text('{"schema":"streamexit.memory/1","str')
     done = CliRunner().invoke(app, ["run", str(config), "--json"])
     assert done.exit_code == 0, done.output
     assert "kept.json cannot be used" in done.stderr
