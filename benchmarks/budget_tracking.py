@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from benchmarks.drift import KINDS, SHAPES, Seen, Traces
 from benchmarks.shared_device import shared_device
-from streamexit.budget.controller import BudgetController
+from streamexit.budget.controller import PRIOR_SCORES, BudgetController
 from streamexit.budget.score_window import ScoreWindow
-from streamexit.budget.shadow import ShadowFrame, ShadowLog, agreement_at, agreement_now
+from streamexit.budget.shadow import GRID, KEPT, ShadowFrame, ShadowLog, agreement_at, agreement_now
 from streamexit.budget.terms import Terms
 from streamexit.scheduling.evidence import Floats
 from streamexit.scheduling.thresholds import ThresholdTable, expit, logit
@@ -51,7 +51,7 @@ def frozen(table: ThresholdTable, scores: Floats, budget: float) -> Exits:
 
 
 def quantiles(table: ThresholdTable, scores: Floats, budget: float) -> Exits:
-    """Each exit's share of the last 256 scores there, counted with 256 of the calibration data."""
+    """Each exit's share of the last 256 scores there, mixed with the table as the controller does."""
     windows = [ScoreWindow() for _ in range(scores.shape[1] - 1)]
     exits = []
     for row in scores.tolist():
@@ -60,7 +60,7 @@ def quantiles(table: ThresholdTable, scores: Floats, budget: float) -> Exits:
             own, n = windows[k], len(windows[k])
             prior, share = table.logit_threshold(budget, k), table.leaving_share(budget, k)
             recent = logit(own.reached_by(share)) if n and 0 < share < 1 else prior
-            threshold = expit(prior + n / (n + 256) * (recent - prior))
+            threshold = expit(prior + n / (n + PRIOR_SCORES) * (recent - prior))
             own.add(row[k])
             if row[k] >= threshold:
                 break
@@ -209,6 +209,7 @@ def _with_shadow(
                     tuple(seen.agreement[i]),
                     passage.leaves_at or 0,
                     passage.elsewhere,
+                    passage.assumed,
                 )
             )
     return log, float(seen.agreement[np.arange(len(exits)), np.array(exits, int)].mean())
@@ -253,7 +254,20 @@ def long_run(traces: Traces, frames: int) -> Iterator[str]:
     size = _resident() - before
     yield f"| streams in one process, {each} frames each | {many} |"
     yield f"| memory per stream | {size / many / 1024:.1f} KiB |"
+    yield f"| and for {KEPT} shadow frames, once there are so many | {_log_size(scores) / 1024:.0f} KiB |"
     yield f"| mean of a stream off by: median, worst | {np.median(off):.2%}, {max(off):.2%} |"
+
+
+def _log_size(scores: list[list[float]]) -> float:
+    """Bytes of a full shadow log."""
+    logs, before = [], _resident()
+    for n in range(300):
+        log = ShadowLog()
+        for i in range(KEPT):
+            seen = tuple(score + n for score in scores[i])
+            log.add(ShadowFrame(seen, (0.0, 1.0, 1.0), i % 3, tuple([i % 3] * GRID), 0.5))
+        logs.append(log)
+    return (_resident() - before) / len(logs)
 
 
 def _resident() -> int:

@@ -75,7 +75,13 @@ class Camera:
             if passage.shadow and passage.leaves_at is not None:
                 agreement = tuple(self.seen.agreement[i])
                 self.log.add(
-                    ShadowFrame(passage.scores, agreement, passage.leaves_at, passage.elsewhere)
+                    ShadowFrame(
+                        passage.scores,
+                        agreement,
+                        passage.leaves_at,
+                        passage.elsewhere,
+                        passage.assumed,
+                    )
                 )
 
     def worst_window(self, begin: float, end: float) -> float:

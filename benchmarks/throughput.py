@@ -116,9 +116,10 @@ def _run_elsewhere(row: Row, clip: Path, folder: Path, seconds: float) -> dict[s
     model, script = folder / f"{row.network}.xml", Path(__file__).with_name("roboflow_loop.py")
     save_network(row.network, model)
     command = [row.python, str(script), str(long_clip(clip, folder)), str(model), str(row.streams)]
+    elsewhere = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     times = [(1 - WARM_UP_SHARE) * seconds, WARM_UP_SHARE * seconds]
     done = subprocess.run(
-        [*command, *map(str, times)], stdout=subprocess.PIPE, text=True, check=True
+        [*command, *map(str, times)], stdout=subprocess.PIPE, text=True, check=True, env=elsewhere
     )
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     outcome: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -7,6 +7,7 @@ touches one is handed over with `EngineWorker.call`; searching and writing have 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -183,6 +184,8 @@ class Governor:
         self, governed: Governed, section: StreamSection, budget: Budget, cause: str, now: float
     ) -> None:
         terms = _checked(governed, section, budget)
+        if governed.stream.state.reason == "no_capacity":
+            raise BudgetError("this stream was refused at the start; to admit it takes a restart")
         refused, terms = self._admit(governed, section, terms, now)
         if refused:
             raise BudgetError(f"budget {_in_words(budget)}: {refused}")
@@ -394,14 +397,17 @@ def _claim(governed: Governed, section: StreamSection, terms: Terms) -> Claim:
     rate = governed.rate or _declared_rate(section)
     fraction = terms.amount / rate if terms.per == "second" else terms.amount
     first = plan.costs.fractions[0]
+    fraction = min(fraction, 1.0)
+    cap = min(section.budget.cap, fraction) if terms.strict else section.budget.cap
     return Claim(
         stream_id=section.id,
         rate=rate,
         full_ms=plan.costs.full,
-        fraction=min(fraction, 1.0),
+        fraction=fraction,
         low=max(first, section.budget.floor or 0.0),
-        cap=max(section.budget.cap, first),
+        cap=max(cap, first),
         weight=section.weight,
+        limit=terms.amount if terms.per == "second" else math.inf,
     )
 
 

@@ -135,6 +135,7 @@ def _plan_stream(
         budget = section.budget.build()
         terms = terms_of(section, budget, costs)
         check_reach(terms, costs)
+        _check_bounds(section, terms)
     except (PipelineError, BudgetError) as error:
         raise ConfigurationError(f"{document.where('streams', i, 'budget')}: {error}") from error
     try:
@@ -178,6 +179,15 @@ def _plan_costs(
             "fraction or in milliseconds"
         )
     return device_costs(pipeline.folder, plan_backend(document))
+
+
+def _check_bounds(section: StreamSection, terms: Terms) -> None:
+    """Floor and cap have to hold the budget between them."""
+    floor, cap = section.budget.floor or 0.0, section.budget.cap
+    if terms.per == "frame" and not floor <= min(terms.amount, 1.0) <= cap:
+        raise BudgetError(
+            f"{terms.amount:.4g} of the full network must lie between floor ({floor:g}) and cap ({cap:g})"
+        )
 
 
 def terms_of(section: StreamSection, budget: Budget, costs: CostTable) -> Terms:

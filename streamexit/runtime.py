@@ -330,10 +330,10 @@ class Node:
         if not await asyncio.to_thread(self._worker.join, ANSWER_SECONDS):
             self._worker.give_up()
             await asyncio.to_thread(self._worker.join, LAST_BATCH_SECONDS)
+        await _end(ticker, time.monotonic() + LAST_WORDS_SECONDS)
         await asyncio.to_thread(self.governor.close)
         deadline = time.monotonic() + LAST_WORDS_SECONDS
         await asyncio.to_thread(self._join_readers, time.monotonic() + LAST_WORDS_SECONDS / 8)
-        await _end(ticker, deadline)
         self.stopping = True
         self._pump_wanted.set()
         await asyncio.wait([pump], timeout=(deadline - time.monotonic()) / 2)

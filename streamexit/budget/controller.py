@@ -27,7 +27,7 @@ unreachable: the budget is below the cost of the first exit; every frame leaves 
 not_binding: the budget is the full network's cost or more; every frame goes all the way."""
 
 ETA_FRAMES = 24
-"""eta times W: how many windows' worth of debt moves the thresholds by one full cost."""
+"""eta times W: a debt of W / 24 full frames moves u by one full cost."""
 
 TRIM_FRAMES = 3
 """The trim's time constant is a third of a window."""
@@ -48,6 +48,8 @@ PACE_FRAMES = 32
 """Time between frames is averaged over about so many."""
 
 SHORTEST_PACE = 1e-6
+LONGEST_GAP = 10
+"""Times the mean time between frames; what is longer counts as so much."""
 
 FIRST_PACE = 1 / 25
 """Seconds between frames until two were seen."""
@@ -147,11 +149,11 @@ class BudgetController:
     can be fast without ringing. What remains is the error of that estimate: with d frames in
     flight beyond the first exit, at most d (c_K - c_2) / W more on either side of the bound.
 
-    **Per second.** B is then what the time since the frame before allows. Time without frames saves up
-    no more than D_max, and of what cannot be kept no more debt is made than that.
+    **Per second.** B is then what the time since the frame before allows, but no more than ten times
+    the usual. Neither debt nor what was saved up grows beyond D_max + range.
 
     **Strict.** A `WindowLedger` has the last word: who may not stay leaves. What is spared that way is
-    not saved up beyond D_max either. **Shadow** frames go to the end and are charged for it; none is
+    not saved up beyond that either. **Shadow** frames go to the end and are charged for it; none is
     taken at D >= D_max, so the bound holds.
 
     Args:
@@ -182,11 +184,12 @@ class BudgetController:
 
     def change(self, *, terms: Terms | None = None, table: ThresholdTable | None = None) -> None:
         """Go on under other terms or by another table; what was learned of the stream stays."""
-        before, self.terms, self.table = self.terms, terms or self.terms, table or self.table
-        if not self.terms.strict:
+        before, after = self.terms, terms or self.terms
+        if not after.strict:
             self._ledger = None
-        elif self._ledger is None or self.terms != before:
-            self._ledger = WindowLedger(self.terms.window, self._entered)
+        elif self._ledger is None or after != before:
+            self._ledger = WindowLedger(after.window, self._entered)
+        self.terms, self.table = after, table or self.table
         self._low, self._high = self.table.low, self.table.high
         self._range = max(self._high - self._low, 1e-9)
         self._tune()
@@ -207,7 +210,9 @@ class BudgetController:
             self._ledger.enter(seq, self._low - self.terms.amount)
         if self._binding:
             self._trim = self._inside(self._trim - self._trim_rate * self._correction(self._debt))
+            before = self._debt
             self._owe(assumed - allowance)
+            allowance = assumed - (self._debt - before)  # less what cannot be saved up
         return Passage(seq, at, allowance, assumed, assumed, shadow)
 
     def leaves(self, passage: Passage, k: int, score: float) -> bool:
@@ -217,7 +222,9 @@ class BudgetController:
         does, so that it cannot break a budget.
         """
         debt = self._debt - (passage.booked - passage.assumed)
-        leaving = self._would_leave(passage, k, score, self._coordinate(debt))
+        spread = spread_ties(score, k, self._decisions)
+        self._decisions += 1
+        leaving = self._would_leave(passage, k, spread, self._coordinate(debt))
         if passage.shadow and k == 0:
             passage.shadow = (
                 debt < self._debt_limit
@@ -225,7 +232,7 @@ class BudgetController:
                 and self._reserved(passage, self._high - self._low)
             )
         if passage.shadow:
-            self._try_elsewhere(passage, k, score)
+            self._try_elsewhere(passage, k, score, spread)
             leaving = k == len(self._windows)
         elif not leaving:
             costs = self.table.fractions
@@ -306,25 +313,23 @@ class BudgetController:
             per_second=per_second,
         )
 
-    def _would_leave(self, passage: Passage, k: int, score: float, u: float) -> bool:
+    def _would_leave(self, passage: Passage, k: int, spread: float, u: float) -> bool:
         """By its score alone; the score is noted for later thresholds."""
-        spread = spread_ties(score, k, self._decisions)
-        self._decisions += 1
         threshold = self.threshold(u, k)
         leaving = spread >= threshold or threshold == ALWAYS
         if passage.leaves_at is None:
-            if k < len(self._windows) and not math.isnan(score):
+            if k < len(self._windows) and not math.isnan(spread):
                 self._windows[k].add(spread)
             if leaving:
                 passage.leaves_at = k
         return leaving
 
-    def _try_elsewhere(self, passage: Passage, k: int, score: float) -> None:
+    def _try_elsewhere(self, passage: Passage, k: int, score: float, spread: float) -> None:
         passage.scores = (*passage.scores, score)
         others = grid(self.table)
         so_far = passage.elsewhere or (len(self._windows),) * len(others)
         passage.elsewhere = tuple(
-            min(left, k) if score >= self.threshold(other + self._trim, k) else left
+            min(left, k) if spread >= self.threshold(other + self._trim, k) else left
             for left, other in zip(so_far, others, strict=True)
         )
 
@@ -334,6 +339,7 @@ class BudgetController:
     def _allowance(self, at: float) -> float:
         """What the budget gives for a frame that comes now."""
         since = 0.0 if self._last_at is None else max(0.0, at - self._last_at)
+        since = min(since, LONGEST_GAP * self._pace)  # a stream that stood still saved nothing up
         if self._last_at is not None:
             pace = self._pace + (since - self._pace) / min(self._entered, PACE_FRAMES)
             self._pace = max(pace, SHORTEST_PACE)
@@ -350,7 +356,8 @@ class BudgetController:
         terms = self.terms
         self._per_frame = terms.amount * (self._pace if terms.per == "second" else 1.0)
         self._binding = terms.per == "second" or self._low <= self._per_frame < self._high
-        self._aim = self._per_frame * (1 - STRICT_SHARE if terms.strict else 1.0)
+        held_back = STRICT_SHARE if terms.strict and self._binding else 0.0
+        self._aim = self._per_frame * (1 - held_back)
         for_others = (self._aim - self._shadow) / (1 - self._shadow) if self._shadow < 1 else 0.0
         self._center = min(max(for_others, self._low), self._high)
         window = float(terms.window)

@@ -21,6 +21,10 @@ from streamexit.scheduling.thresholds import ThresholdTable
 KEPT = 400
 """M: at one in a hundred, the last 40,000 frames of a stream."""
 
+SAME_BUDGET = 0.05
+ENOUGH = 50
+"""Frames under the latest budget, give or take `SAME_BUDGET`, before older ones are left out."""
+
 GRID = 7
 """G: other budgets that are tried on each shadow frame."""
 
@@ -49,12 +53,14 @@ class ShadowFrame:
         agreement: [K], of each exit's answer with the last one's, in [0, 1].
         leaves_at: Where it would have left.
         elsewhere: [G] where it would have left at each of the coordinates of `grid`.
+        budget: Per frame, that was held then.
     """
 
     scores: tuple[float, ...]
     agreement: tuple[float, ...]
     leaves_at: int
     elsewhere: tuple[int, ...]
+    budget: float
 
 
 class ShadowLog:
@@ -113,9 +119,19 @@ def _estimate(fraction: float, mean: float, n: int) -> Estimate:
 
 
 def agreement_now(frames: Sequence[ShadowFrame], fractions: Sequence[float]) -> Estimate | None:
-    """Agreement with the full network of the answers that go out; None without shadow frames."""
+    """Agreement with the full network of the answers that go out; None without shadow frames.
+
+    Frames that were decided under another budget than the latest tell of other answers. While there
+    are few others, what all frames say of this budget stands in; see `agreement_at`.
+    """
     if not frames:
         return None
+    budget = frames[-1].budget
+    alike = [frame for frame in frames if abs(frame.budget - budget) <= SAME_BUDGET * budget]
+    if len(alike) < min(ENOUGH, len(frames)):
+        inside = min(max(budget, fractions[0]), fractions[-1])
+        return agreement_at(frames, fractions, [inside])[0]
+    frames = alike
     value = sum(frame.agreement[frame.leaves_at] for frame in frames) / len(frames)
     cost = sum(fractions[frame.leaves_at] for frame in frames) / len(frames)
     return _estimate(cost, value, len(frames))

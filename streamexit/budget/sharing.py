@@ -39,12 +39,13 @@ class Claim:
 
     Attributes:
         stream_id: Which.
-        rate: Frames per second.
+        rate: Frames per second that it promises; where more come, each gets less.
         full_ms: What a frame that goes all the way takes.
         fraction: The budget it asks for, per frame.
         low: The least that it can live with: first exit, or floor.
         cap: The most.
         weight: How much its answers count.
+        limit: More per second than this it must not have, in full networks: of a budget per second.
     """
 
     stream_id: str
@@ -54,6 +55,7 @@ class Claim:
     low: float
     cap: float
     weight: float = 1.0
+    limit: float = float("inf")
 
     def time(self, fraction: float) -> float:
         """Milliseconds per second at a budget."""
@@ -89,6 +91,7 @@ class DeviceShare:
         self.fractions: dict[str, float] = {}
         self._admission = admission
         self._claims: dict[str, Claim] = {}
+        self._rates: dict[str, float] = {}
 
     def join(self, claim: Claim) -> Admitted:
         """Admit a stream, if what the others were promised leaves room."""
@@ -108,6 +111,7 @@ class DeviceShare:
                 )
             reason += f"; it gets {granted:.1%}"
         self._claims[claim.stream_id] = replace(claim, fraction=granted)
+        self._rates.setdefault(claim.stream_id, claim.rate)
         self.fractions[claim.stream_id] = granted
         self._take_back()
         return Admitted(granted, reason)
@@ -124,17 +128,17 @@ class DeviceShare:
 
     def leave(self, stream_id: str) -> None:
         """A stream is gone; what it had is given to others in later rounds."""
-        self._claims.pop(stream_id, None)
-        self.fractions.pop(stream_id, None)
+        for known in (self._claims, self._rates, self.fractions):
+            known.pop(stream_id, None)
 
     @property
     def allocated(self) -> float:
         """Milliseconds per second that all budgets add up to."""
-        return sum(c.time(self.fractions[name]) for name, c in self._claims.items())
+        return sum(c.time(self.fractions[c.stream_id]) for c in self._now())
 
     def measured(self, stream_id: str, rate: float) -> None:
-        """What a stream's frame rate really is."""
-        self._claims[stream_id] = replace(self._claims[stream_id], rate=rate)
+        """What a stream's frame rate really is; what it was promised stays the same in time."""
+        self._rates[stream_id] = rate
 
     def rebalance(
         self, seen: Mapping[str, Sequence[ShadowFrame]], costs: Mapping[str, Sequence[float]]
@@ -145,7 +149,7 @@ class DeviceShare:
             seen: Shadow frames per stream.
             costs: [K] cost of each exit per stream, as a share of its full network's.
         """
-        claims = list(self._claims.values())
+        claims = self._now()
         if not claims:
             return
         best = allocate(claims, gains(claims, seen, costs), self.capacity)
@@ -156,13 +160,37 @@ class DeviceShare:
 
     def _take_back(self) -> None:
         """Where more was given than there is: first what was lent, then what was promised."""
-        claims = self._claims.values()
-        self._shrink({claim.stream_id: max(claim.fraction, claim.low) for claim in claims})
-        self._shrink({claim.stream_id: claim.low for claim in claims})
+        for claim in self._now():
+            self.fractions[claim.stream_id] = min(self.fractions[claim.stream_id], claim.cap)
+        promised = {c.stream_id: max(c.fraction, c.low) for c in self._now()}
+        self._shrink(promised)
+        self._shrink({claim.stream_id: claim.low for claim in self._now()})
+
+    def _now(self) -> list[Claim]:
+        """The claims at the rates that were measured.
+
+        A stream that sends more frames than it promised has the same time for them, and they count
+        no more together; one that sends fewer still gets no more per frame than it asked for.
+        """
+        found = []
+        for name, claim in self._claims.items():
+            rate = self._rates[name]
+            part = min(1.0, claim.rate / rate) if rate else 1.0
+            cap = min(claim.cap, claim.limit / rate) if rate else claim.cap
+            found.append(
+                replace(
+                    claim,
+                    rate=rate,
+                    fraction=part * claim.fraction,
+                    cap=max(cap, claim.low),
+                    weight=part * claim.weight,
+                )
+            )
+        return found
 
     def _shrink(self, least: Mapping[str, float]) -> None:
         """All give back alike of what they have above their least, as far as it is needed."""
-        claims, given = self._claims.values(), self.fractions
+        claims, given = self._now(), self.fractions
         above = {c.stream_id: max(0.0, given[c.stream_id] - least[c.stream_id]) for c in claims}
         surplus = sum(claim.time(above[claim.stream_id]) for claim in claims)
         missing = self.allocated - self.capacity
@@ -217,7 +245,7 @@ def allocate(
     pieces: list[tuple[float, float, Claim]] = []
     for claim in claims:
         at, worth = curves[claim.stream_id]
-        ends = np.unique(np.clip([claim.low, *at, claim.cap], claim.low, claim.cap))
+        ends = np.unique(np.clip([claim.low, *at, claim.cap], claim.low, max(claim.low, claim.cap)))
         values = np.interp(ends, at, worth)
         slopes = np.diff(values) / np.diff(ends) * claim.weight / claim.full_ms
         widths = np.diff(ends).tolist()
@@ -246,6 +274,8 @@ def jain_index(values: Sequence[float]) -> float:
 def _concave(at: Floats, worth: Floats) -> Floats:
     """The least concave curve above some points."""
     hull: list[int] = []
+    if at[0] == at[-1]:
+        return worth  # one exit only
     for i in range(len(at)):
         while len(hull) > 1 and _slope(at, worth, hull[-2], hull[-1]) <= _slope(
             at, worth, hull[-2], i

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,7 +46,8 @@ def run(config: ConfigArgument, duration: DurationOption = None, json: JsonOptio
     if not live:  # a table would be torn
         logging.getLogger("streamexit.governor").setLevel(logging.INFO)
     announce = not json and not live
-    at_hangup = None if live else reload  # a terminal that was closed means the end, as always
+    # a terminal that was closed means the end, as always
+    at_hangup = None if sys.stdin.isatty() else reload
     asyncio.run(run_node(node, duration=seconds, live=live, announce=announce, reload=at_hangup))
     if json:
         print_json(summary(node))

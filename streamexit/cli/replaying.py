@@ -17,6 +17,7 @@ from streamexit.cli.formats import plain_table, stacked
 from streamexit.cli.making import BackendOption, DeviceOption, JsonOption, PrecisionOption
 
 if TYPE_CHECKING:
+    from streamexit.exits import Budget
     from streamexit.models.pipeline import Pipeline
     from streamexit.replay import Replay, StreamReport
     from streamexit.sinks.video import VideoSink
@@ -68,7 +69,7 @@ def replay(
 
     amount = Budget.parse(budget)
     names = ["joined"] if join else stream_ids(sources)
-    drawings = _video_files(video, names, sources) if video else {}
+    drawings = _video_files(video, names, sources, amount) if video else {}
     loaded = load_pipeline(pipeline)
     encode = _encoder(loaded, mask, out)
     sink: JsonlSink | None = None
@@ -156,10 +157,14 @@ def _encoder(
     )
 
 
-def _video_files(path: Path, names: list[str], sources: list[str]) -> dict[str, Path]:
+def _video_files(
+    path: Path, names: list[str], sources: list[str], budget: Budget
+) -> dict[str, Path]:
     """Stream id -> the file that its pictures go to; never one of the sources."""
     from streamexit.errors import InputError
 
+    if budget.per_second:
+        raise InputError("--video: shows budgets per frame; give fraction or gflops_per_frame")
     several = len(names) > 1
     files = {n: path.with_stem(f"{path.stem}-{n}") if several else path for n in names}
     for file in files.values():

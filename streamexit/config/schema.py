@@ -124,7 +124,7 @@ class StreamSection(Section):
     budget: BudgetSection
     policy: str | None = None
     """One of the pipeline's exit policies; its default when left out."""
-    window: Annotated[int, Field(ge=1)] = DEFAULT_WINDOW
+    window: Annotated[int, Field(ge=1, le=1_000_000)] = DEFAULT_WINDOW
     """Frames that the mean cost is held over."""
     window_s: Positive | None = None
     """The window in seconds instead."""

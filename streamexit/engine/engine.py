@@ -365,5 +365,6 @@ def _learn(task: Task, row: Row) -> None:
             agreement=tuple(task.judge(seen, target).quality for seen in row.seen),
             leaves_at=passage.leaves_at,
             elsewhere=passage.elsewhere,
+            budget=passage.assumed,
         )
     )

@@ -32,7 +32,8 @@ class Feed:
     Attributes:
         lane: Its own.
         buffer: Where its frames wait.
-        weight: Heavier streams go first, so that an overload drops frames of the lightest.
+        weight: Live streams go first, the heaviest before the others, so that an overload drops frames
+            of the lightest; recordings can wait.
     """
 
     lane: StreamLane
@@ -122,8 +123,8 @@ class EngineWorker:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        weights = sorted({feed.weight for feed in self._feeds}, reverse=True)
-        self._tiers = [deque(f for f in self._feeds if f.weight == weight) for weight in weights]
+        ranks = sorted({_rank(feed) for feed in self._feeds}, reverse=True)
+        self._tiers = [deque(f for f in self._feeds if _rank(f) == rank) for rank in ranks]
         try:
             while not self._stopping:
                 self._turn()
@@ -202,3 +203,7 @@ class EngineWorker:
             rows_waiting=load,
             idle=not load and all(feed.buffer.exhausted for feed in self._feeds),
         )
+
+
+def _rank(feed: Feed) -> tuple[bool, float]:
+    return feed.buffer.live, feed.weight

@@ -43,7 +43,11 @@ class Camera:
             exits.append(passage.leaves_at)
             if passage.shadow:
                 seen = tuple(self.agreement[i].tolist())
-                log.add(ShadowFrame(passage.scores, seen, passage.leaves_at, passage.elsewhere))
+                log.add(
+                    ShadowFrame(
+                        passage.scores, seen, passage.leaves_at, passage.elsewhere, passage.assumed
+                    )
+                )
         true = float(self.agreement[np.arange(len(exits)), exits].mean())
         return log, true, cost / len(exits)
 
@@ -79,6 +83,44 @@ def test_intervals_cover_the_truth() -> None:
     assert np.mean(elsewhere) >= 0.89
 
 
+def test_a_changed_budget_is_not_judged_by_old_frames() -> None:
+    """Soon after a change the estimate is of the new budget, first by what old frames say of it."""
+    camera, log = Camera(3, 14_000), ShadowLog()
+    controller = BudgetController(TABLE, Terms(0.9), shadow=0.05, stream_id="cam")
+    found, exits = [], []
+    for i, row in enumerate(camera.scores.tolist()):
+        if i == 6000:
+            controller.change(terms=Terms(0.3))
+        k, passage = 0, controller.enter(float(i))
+        while not controller.leaves(passage, k, row[k]):
+            k += 1
+        exits.append(passage.leaves_at)
+        if passage.shadow and passage.leaves_at is not None:
+            seen = tuple(camera.agreement[i].tolist())
+            log.add(
+                ShadowFrame(
+                    passage.scores, seen, passage.leaves_at, passage.elsewhere, passage.assumed
+                )
+            )
+        if i in (6300, 8000, 13_999):
+            found.append(agreement_now(log.frames, COSTS))
+    taken = np.array(exits[8000:], int)
+    true = float(camera.agreement[np.arange(8000, 14_000), taken].mean())
+    for estimate in found:
+        assert estimate is not None
+        assert estimate.low - 0.02 <= true <= estimate.high + 0.02
+
+
+def test_shadow_frames_keep_no_rhythm() -> None:
+    """A camera that does something every n frames must not be seen at the same moment always."""
+    chosen = np.flatnonzero([is_shadow("cam", i, 0.05) for i in range(40_000)])
+    gaps = np.diff(chosen)
+    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.1)  # as of a geometric distribution
+    for period in (2, 7, 25, 300):
+        counts = np.bincount(chosen % period, minlength=period)
+        assert counts.max() < counts.mean() + 5 * np.sqrt(counts.mean())
+
+
 def test_more_compute_agrees_more() -> None:
     """Estimates rise with the budget up to the full network's, which agrees with itself."""
     log, _, cost = Camera(1, 20_000).play(TABLE, 0.5, 0.02, "cam")
@@ -93,7 +135,7 @@ def test_old_frames_are_forgotten() -> None:
     log = ShadowLog()
     assert agreement_now(log.frames, COSTS) is None
     for i in range(KEPT + 50):
-        log.add(ShadowFrame((0.5, 0.5, 0.5), (1.0, 1.0, 1.0), i % 3, (2,) * 7))
+        log.add(ShadowFrame((0.5, 0.5, 0.5), (1.0, 1.0, 1.0), i % 3, (2,) * 7, 0.5))
     assert len(log.frames) == KEPT
     assert log.total == KEPT + 50
     assert log.frames[-1].leaves_at == (KEPT + 49) % 3

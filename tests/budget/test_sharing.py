@@ -21,7 +21,7 @@ def frames(first: float, second: float, sure: float = 1.0, count: int = 200) -> 
     """Shadow frames whose early answers agree so much with the last exit's, which is so sure."""
     exits = tuple(min(2, j * 3 // GRID) for j in range(GRID))
     seen = (first, second, 1.0)
-    return [ShadowFrame((0.5, 0.5, sure), seen, 0, exits) for _ in range(count)]
+    return [ShadowFrame((0.5, 0.5, sure), seen, 0, exits, 0.5) for _ in range(count)]
 
 
 def test_streams_are_admitted_while_there_is_room() -> None:
@@ -128,6 +128,30 @@ def test_allocation_fits_and_keeps_floors_and_caps(
     assert sum(c.time(given_out[c.stream_id]) for c in claims) <= max(capacity, least) + 1e-6
     for one in claims:
         assert one.low - 1e-9 <= given_out[one.stream_id] <= one.cap + 1e-9
+
+
+def test_who_sends_more_than_it_said_gives_less_to_each_frame() -> None:
+    """Others lose nothing by it: what was promised is time."""
+    share = DeviceShare(100.0)
+    share.join(claim("honest"))
+    share.join(claim("fast", low=0.1))
+    share.measured("fast", 40.0)
+    for _ in range(60):
+        share.rebalance({}, {"honest": COSTS, "fast": COSTS})
+    assert share.allocated <= 100.0 + 1e-6
+    assert share.fractions["honest"] >= 0.5 - 1e-6
+    assert 0.1 <= share.fractions["fast"] <= 0.13
+
+
+def test_a_budget_per_second_limits_what_is_given() -> None:
+    """However much there is to share out, and at whatever rate."""
+    share = DeviceShare(1000.0)
+    share.join(claim("a", limit=5.0, low=0.05))
+    for rate, most in ((10.0, 0.5), (50.0, 0.1), (2.0, 1.0)):
+        share.measured("a", rate)
+        for _ in range(60):
+            share.rebalance({}, {"a": COSTS})
+        assert share.fractions["a"] <= most + 1e-6
 
 
 def test_a_change_that_is_refused_changes_nothing() -> None:
