@@ -10,7 +10,7 @@ demo: .venv/installed
 	@.venv/bin/streamexit demo --duration $(DURATION)
 
 test: .venv/installed
-	@.venv/bin/pytest --numprocesses auto
+	@.venv/bin/pytest --numprocesses auto --dist worksteal
 
 lint: .venv/installed
 	@.venv/bin/ruff check
