@@ -170,11 +170,13 @@ class DeviceShare:
         """The claims at the rates that were measured.
 
         A stream that sends more frames than it promised has the same time for them, and they count
-        no more together; one that sends fewer still gets no more per frame than it asked for.
+        no more together; one that sends fewer still gets no more per frame than it asked for. Frames
+        beyond those that its time is enough for at the least (a recording read as fast as it can be)
+        are nobody else's matter: they wait or are dropped.
         """
         found = []
         for name, claim in self._claims.items():
-            rate = self._rates[name]
+            rate = min(self._rates[name], claim.rate * max(1.0, claim.fraction / claim.low))
             part = min(1.0, claim.rate / rate) if rate else 1.0
             cap = min(claim.cap, claim.limit / rate) if rate else claim.cap
             found.append(

@@ -143,6 +143,19 @@ def test_who_sends_more_than_it_said_gives_less_to_each_frame() -> None:
     assert 0.1 <= share.fractions["fast"] <= 0.13
 
 
+def test_a_recording_read_as_fast_as_it_can_be_takes_no_time_of_others() -> None:
+    """Its frames wait; nobody else is pushed to the least."""
+    share = DeviceShare(100.0)
+    share.join(claim("camera"))
+    share.join(claim("recording"))
+    share.measured("recording", 900.0)
+    for _ in range(60):
+        share.rebalance({}, {"camera": COSTS, "recording": COSTS})
+    assert share.fractions["camera"] >= 0.5 - 1e-6
+    assert share.fractions["recording"] == pytest.approx(0.2, abs=1e-3)
+    assert share.allocated <= 100.0 + 1e-6
+
+
 def test_a_budget_per_second_limits_what_is_given() -> None:
     """However much there is to share out, and at whatever rate."""
     share = DeviceShare(1000.0)
