@@ -81,9 +81,8 @@ class CudaBackend:
         with torch.inference_mode(), torch.cuda.device(device):
             self._make_pools()
             self._capture_all()
-            torch.cuda.synchronize(
-                device
-            )  # the graphs run on another stream than they were made on
+            # the graphs run on another stream than they were made on
+            torch.cuda.synchronize(device)
 
     def submit(self, stage: int, states: Sequence[RowState]) -> Pending:
         """See `Backend`. Returns as soon as the work is queued."""

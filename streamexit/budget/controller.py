@@ -160,7 +160,7 @@ class BudgetController:
         table: From the stream's exit policy.
         terms: The budget.
         shadow: Share of frames that go all the way whatever their scores say.
-        stream_id: Which frames those are depends on it and on nothing else.
+        stream_id: Which frames are chosen for that depends on it and on their number alone.
     """
 
     def __init__(

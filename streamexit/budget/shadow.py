@@ -105,8 +105,7 @@ class Estimate:
 def interval(mean: float, n: int) -> tuple[float, float]:
     """95% confidence interval of a mean of n values in [0, 1] (Wilson, JASA 1927).
 
-    Exact in spirit for values that are 0 or 1; wider than need be for values between, whose variance
-    is smaller.
+    For values that are 0 or 1; wider than need be for values between, whose variance is smaller.
     """
     mean, z2 = min(max(mean, 0.0), 1.0), Z_95**2  # sums of many ones may come to more
     middle = (mean + z2 / (2 * n)) / (1 + z2 / n)
@@ -157,7 +156,8 @@ def curve(
 ) -> tuple[Floats, Floats]:
     """What some quality of the answers is at other mean costs.
 
-    Each shadow frame was tried at several coordinates under the thresholds of its time, so the cost of a coordinate is not assumed but seen.
+    Each shadow frame was tried at several coordinates under the thresholds of its time, so the cost
+    of a coordinate is not assumed but seen.
 
     Args:
         frames: At least one.

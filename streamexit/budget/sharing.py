@@ -24,8 +24,8 @@ PRIOR_FRAMES = 40
 """A stream counts as an average one until it has more shadow frames than this."""
 
 SURE_POWER = 12
-"""Of the last exit's score, as the weight of what it contradicts: 0.99 counts 0.89, 0.7 counts 0.01. Under bad light networks
-are surer than they should be."""
+"""Of the last exit's score, as the weight of what it contradicts: 0.99 counts 0.89, 0.7 counts 0.01.
+Under bad light networks are surer than they should be."""
 
 POINTS = 9
 """Of a curve of gain over compute."""
@@ -43,7 +43,7 @@ class Claim:
         full_ms: What a frame that goes all the way takes.
         fraction: The budget it asks for, per frame.
         low: The least that it can live with: first exit, or floor.
-        cap: The most.
+        cap: The most; not below `low`.
         weight: How much its answers count.
         limit: More per second than this it must not have, in full networks: of a budget per second.
     """
@@ -242,12 +242,12 @@ def allocate(
     Everybody has the least; the rest goes, piece by piece of the concave curves, to where a millisecond
     gains most. That is optimal for such curves.
     """
-    given = {claim.stream_id: min(claim.low, claim.cap) for claim in claims}
+    given = {claim.stream_id: claim.low for claim in claims}
     left = capacity - sum(claim.time(given[claim.stream_id]) for claim in claims)
     pieces: list[tuple[float, float, Claim]] = []
     for claim in claims:
         at, worth = curves[claim.stream_id]
-        ends = np.unique(np.clip([claim.low, *at, claim.cap], claim.low, max(claim.low, claim.cap)))
+        ends = np.unique(np.clip([claim.low, *at, claim.cap], claim.low, claim.cap))
         values = np.interp(ends, at, worth)
         slopes = np.diff(values) / np.diff(ends) * claim.weight / claim.full_ms
         widths = np.diff(ends).tolist()

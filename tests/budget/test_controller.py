@@ -355,6 +355,27 @@ def test_shadow_frames_go_to_the_end_and_are_charged() -> None:
     assert worst <= bound(0.5, 300)
 
 
+def test_shadow_frames_are_charged_when_they_stay() -> None:
+    """Before they have reached the end, so that the next decisions know of it."""
+    controller = BudgetController(TABLE, Terms(0.5), shadow=1.0, stream_id="cam")
+    passage = controller.enter(0.0)
+    assert not controller.leaves(passage, 0, 1.0)
+    assert controller.status.debt == pytest.approx(1.0 - 0.5)
+    assert not controller.leaves(passage, 1, 1.0)
+    assert controller.leaves(passage, 2, 1.0)
+    assert controller.status.debt == pytest.approx(1.0 - 0.5)
+
+
+def test_a_change_keeps_what_was_learned() -> None:
+    """The offset that a stream's content needs, and its recent scores."""
+    controller = BudgetController(TABLE, Terms(0.5))
+    play(controller, PATTERNS["mostly sure"], 2000)
+    before = controller.memory()
+    assert abs(before["trim"]) > 0.005
+    controller.change(terms=Terms(0.55))
+    assert controller.memory() == before
+
+
 def test_shadow_frames_are_the_same_in_every_run() -> None:
     """Which frames they are depends on the stream's name and not on what they show."""
 

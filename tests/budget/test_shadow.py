@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -167,6 +169,21 @@ def test_better_shares_are_found_and_adopted() -> None:
     after = camera.play(finding.table, 0.5, 0.02, "cam")
     assert after[1] > before[1] + 0.02
     assert after[2] == pytest.approx(0.5, rel=0.005)
+
+
+def test_other_frames_judge_than_those_that_searched() -> None:
+    """What helps every second frame only, and harms the others, is not adopted."""
+    camera = Camera(4, 20_000)
+    log, _, _ = camera.play(TABLE, 0.5, 0.02, "cam")
+    frames = []
+    for i, frame in enumerate(log.frames):
+        middle = frame.agreement[0] if i % 2 == 0 else 1.0
+        frames.append(replace(frame, agreement=(frame.agreement[0], middle, 1.0)))
+    finding = search_again(frames, TABLE, 0.5)
+    assert finding is not None
+    assert finding.after[1] < finding.before[1] / 2
+    assert finding.gain < 0
+    assert finding.table is None
 
 
 def test_luck_is_seldom_adopted() -> None:
