@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from streamexit.budget.controller import BudgetStatus
 from streamexit.budget.terms import Terms
 from streamexit.exits import ExitRecord
-from streamexit.frame import Decoder
+from streamexit.frame import Decoder, Media
 from streamexit.metrics import StreamCounters
-from streamexit.planning import PlannedStream
+from streamexit.planning.streams import PlannedStream
 from streamexit.queues import FrameBuffer
-from streamexit.sources.reader import Reader, StreamState
+from streamexit.schedule import Schedule
+from streamexit.sources.life import StreamState
+from streamexit.sources.reader import Reader
 from streamexit.wire.encoding import ResultEncoder, encode_state, wire_thresholds
-from streamexit.wire.messages import Agreement, Budget, Cost, State, Status, timestamp
+from streamexit.wire.messages import Agreement, Budget, Cost, MediaInfo, State, Status, timestamp
 
 AVAILABILITY = {
     "connecting": "connecting",
     "online": "online",
+    "stalled": "offline",
     "reconnecting": "offline",
+    "offline": "offline",
+    "disabled": "disabled",
     "ended": "offline",
     "error": "error",
 }
@@ -45,7 +50,8 @@ class AttachedStream:
         plan: See `PlannedStream`.
         counters: Shared with reader and engine.
         buffer: Between them.
-        reader: Its decode thread.
+        reader: Of its source.
+        schedule: When it is wanted.
         encode: Makes its result messages.
         state: Latest from the reader.
         since: Unix time of that change.
@@ -53,6 +59,8 @@ class AttachedStream:
         last_label: Latest answer.
         last_result_at: Unix time of it.
         decoder: Of the latest answer's frame.
+        media: Likewise.
+        epoch: Likewise.
         exit_counts: How many frames left at each exit, since the start.
     """
 
@@ -60,6 +68,7 @@ class AttachedStream:
     counters: StreamCounters
     buffer: FrameBuffer
     reader: Reader
+    schedule: Schedule
     encode: ResultEncoder
     state: StreamState = field(default_factory=lambda: StreamState("connecting"))
     since: float = 0.0
@@ -67,8 +76,20 @@ class AttachedStream:
     last_label: str = ""
     last_result_at: float | None = None
     decoder: Decoder = "software"
+    media: Media | None = None
+    epoch: int = 0
     exit_counts: Counter[int] = field(default_factory=Counter)
     _ticked: tuple[float, int] = (0.0, 0)
+
+    def look_after_source(self, now: float) -> None:
+        """Let the reader do what is due; `now` is Unix time, for the schedule."""
+        unwanted = self.schedule.why_not(now)
+        if unwanted and self.state.state != "disabled":
+            reason, why = unwanted
+            self.reader.disable(reason, why)
+        elif not unwanted and self.state.state == "disabled":
+            self.reader.enable()
+        self.reader.tick()
 
     def tick(self, now: float) -> None:
         """Measure the frame rate since the last tick."""
@@ -86,7 +107,8 @@ class AttachedStream:
         """Take account of an answer; whether it differs from the one before."""
         self.last_result_at = now
         self.exit_counts[record.exit] += 1
-        self.decoder = record.frame.decoder
+        self.decoder, self.media = record.frame.decoder, record.frame.media
+        self.epoch = record.frame.epoch
         label, _ = record.prediction.headline
         changed = label != self.last_label
         self.last_label = label
@@ -95,7 +117,7 @@ class AttachedStream:
     @property
     def finished(self) -> bool:
         """Whether nothing more will come from the source."""
-        return self.state.state in ("ended", "error")
+        return self.state.final
 
     @property
     def mean_fraction(self) -> float | None:
@@ -129,6 +151,10 @@ class AttachedStream:
             answered=self.counters.answered,
             dropped={**self.counters.dropped},
             last_result_at=timestamp(self.last_result_at) if self.last_result_at else None,
+            epoch=self.epoch,
+            media=MediaInfo(**asdict(self.media)) if self.media else None,
+            abandoned=self.counters.abandoned,
+            hung=self.reader.hung,
         )
 
     def budget(self, status: BudgetStatus, terms: Terms, view: BudgetView) -> Budget:

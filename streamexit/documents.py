@@ -6,9 +6,11 @@ import difflib
 import os
 import re
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+from urllib.parse import quote
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -20,6 +22,7 @@ Model = TypeVar("Model", bound=BaseModel)
 KeyPath = tuple[str | int, ...]
 
 _TEXT = "tag:yaml.org,2002:str"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -31,11 +34,13 @@ class Document(Generic[Model]):
         path: Where it was read from.
         value: Its content.
         lines: Line (from 1) of every key.
+        written: Text of the values that ${VARIABLES} were put into, as it stands in the file.
     """
 
     path: Path
     value: Model
     lines: dict[KeyPath, int] = field(repr=False)
+    written: dict[KeyPath, str] = field(default_factory=dict, repr=False)
 
     def where(self, *key_path: str | int) -> str:
         """As in "file.yaml, line 3, streams[0].budget", for messages about a value that parsed."""
@@ -43,7 +48,10 @@ class Document(Generic[Model]):
 
 
 def load_document(path: Path, model: type[Model], *, error: type[InputError]) -> Document[Model]:
-    """Read, substitute ${VARIABLES} from the environment, and validate.
+    """Read, substitute ${VARIABLES} from the environment or the file's `secrets`, and validate.
+
+    In the credentials of a URL (`scheme://user:${VARIABLE}@host`) the value is percent-encoded (RFC 3986,
+    section 3.2.1), so that any password may be used as it is.
 
     Args:
         path: A YAML file.
@@ -65,10 +73,10 @@ def load_document(path: Path, model: type[Model], *, error: type[InputError]) ->
         raise error(f"{path}, line {line}: not valid YAML: {cause.problem}") from cause
     except yaml.YAMLError as cause:
         raise error(f"{path}: not valid YAML: {cause}") from cause
-    reader = _Reader(path, error)
+    reader = _Reader(path, error, _secrets(path, node, error))
     data = reader.read(node, ()) if node is not None else {}
     try:
-        return Document(path, model.model_validate(data), reader.lines)
+        return Document(path, model.model_validate(data), reader.lines, reader.written)
     except ValidationError as cause:
         problems = [_explain(path, reader.lines, model, e) for e in cause.errors()]
         raise error("\n".join(dict.fromkeys(problems))) from cause
@@ -77,8 +85,12 @@ def load_document(path: Path, model: type[Model], *, error: type[InputError]) ->
 class _Reader:
     """Turns YAML nodes into plain values and notes the line of each key."""
 
-    def __init__(self, path: Path, error: type[InputError]) -> None:
+    def __init__(
+        self, path: Path, error: type[InputError], secrets: Callable[[str], str | None]
+    ) -> None:
         self._path = path
+        self._secrets = secrets
+        self.written: dict[KeyPath, str] = {}
         self._error = error
         self.lines: dict[KeyPath, int] = {}
         self._open: list[yaml.Node] = []
@@ -128,14 +140,61 @@ class _Reader:
     def _substitute(self, text: str, at: KeyPath) -> str:
         def value_of(match: re.Match[str]) -> str:
             name = match.group(1)
-            if name not in os.environ:
+            value = os.environ.get(name, self._secrets(name))
+            if value is None:
                 raise self._error(
                     f"{_where(self._path, self.lines, at)}: the environment variable {name} "
-                    f"is not set; export {name}=..."
+                    f"is not set; export {name}=..., or put it into the file named by `secrets`"
                 )
-            return os.environ[name]
+            self.written[at] = text
+            begin, end = text.find("://"), text.rfind("@")
+            in_credentials = 0 <= begin < match.start() < end
+            return quote(value, safe="") if in_credentials else value
 
         return _VARIABLE.sub(value_of, text)
+
+
+def _secrets(
+    path: Path, node: yaml.Node | None, error: type[InputError]
+) -> Callable[[str], str | None]:
+    """Where to look up names that the environment does not have."""
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    named = [
+        value.value
+        for key, value in pairs
+        if key.value == "secrets" and isinstance(value, yaml.ScalarNode) and value.value
+    ]
+    if not named:
+        return lambda name: None
+    where = path.parent / named[0]
+    try:
+        if where.is_dir():
+            files = {file.name: file for file in where.iterdir() if file.is_file()}
+            return lambda name: _content(files[name], error) if name in files else None
+        return _assignments(where.read_text(encoding="utf-8"), where, error).get
+    except (OSError, UnicodeDecodeError) as cause:
+        reason = cause.strerror if isinstance(cause, OSError) else "it is not UTF-8 text"
+        raise error(f"{path}: secrets: {where} cannot be read: {reason}") from cause
+
+
+def _content(file: Path, error: type[InputError]) -> str:
+    try:
+        return file.read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as cause:
+        raise error(f"{file}: cannot be read as UTF-8 text") from cause
+
+
+def _assignments(text: str, where: Path, error: type[InputError]) -> dict[str, str]:
+    """NAME=value, one per line; everything behind the = belongs to the value."""
+    found = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, equals, value = line.partition("=")
+        if not equals or not _NAME.fullmatch(name.strip()):
+            raise error(f"{where}, line {number}: is not NAME=value")
+        found[name.strip()] = value
+    return found
 
 
 def dotted(key_path: KeyPath) -> str:

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from streamexit.preprocessing import Image
 
+if TYPE_CHECKING:  # a decoder's own process does without it
+    from torch import Tensor
+
 Decoder = Literal["software", "nvdec"]
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """What a source sends, as far as it says.
+
+    Attributes:
+        codec: FFmpeg's name of it.
+        width: Of the picture as it is to be shown, in pixels: turned, and with square pixels.
+        height: Likewise.
+        rate: Frames per second that the source declares; None if it does not.
+        interlaced: Whether pictures are made of two fields; they are not taken apart.
+    """
+
+    codec: str
+    width: int
+    height: int
+    rate: float | None = None
+    interlaced: bool = False
 
 
 @dataclass(slots=True)
@@ -25,10 +47,12 @@ class FrameInfo:
         captured_at: Unix time in seconds when the frame was taken, as far as can be told.
         label: What is true of it, for sources that know: a class index, or a map of them, uint8
             [H, W], 255 where there is none.
-        epoch: How often the source was reconnected before this frame.
+        epoch: How often the source was reconnected, or its clock set anew, before this frame.
         dropped_before: Frames lost between the previous frame and this one.
         size: Width and height of the picture before it was scaled, in pixels, where known.
         decoder: What decoded it.
+        media: What the source sends, where known.
+        expires_at: Monotonic time in seconds from which an answer is too old to be of use.
     """
 
     stream_id: str
@@ -40,6 +64,8 @@ class FrameInfo:
     dropped_before: int = 0
     size: tuple[int, int] | None = None
     decoder: Decoder = "software"
+    media: Media | None = None
+    expires_at: float = math.inf
 
 
 @dataclass(slots=True)

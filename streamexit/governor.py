@@ -24,7 +24,7 @@ from streamexit.engine.engine import StreamLane
 from streamexit.engine.worker import EngineWorker
 from streamexit.errors import BudgetError, DataError, InputError
 from streamexit.exits import Budget
-from streamexit.planning import check_reach, terms_of
+from streamexit.planning.streams import check_reach, terms_of
 from streamexit.wire.messages import Agreement, Fairness, timestamp
 
 log = logging.getLogger(__name__)

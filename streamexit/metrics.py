@@ -6,12 +6,17 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
 
-DropReason = Literal["buffer_full", "decode_error", "unreadable_image", "stopped"]
+DropReason = Literal[
+    "buffer_full", "too_old", "decode_error", "unreadable_image", "unreadable_recording", "stopped"
+]
 """Why a frame was not answered.
 
 buffer_full: a live source was faster than the engine; its oldest frame went.
+too_old: it, or its answer, would have been older than `max_age_s`; also packets that were left
+    undecoded because the stream had fallen behind.
 decode_error: the codec could not make a picture of a packet.
 unreadable_image: a file in an image folder is no picture.
+unreadable_recording: a file in a watched folder cannot be read, or not to its end; counts once.
 stopped: the run ended before the frame's turn came.
 """
 
@@ -25,16 +30,18 @@ class StreamCounters:
         answered: Left the network with an answer.
         dropped: By reason.
         reconnects: How often the source was opened again.
+        abandoned: Decode threads that were given up because they hung.
     """
 
     frames: int = 0
     answered: int = 0
     dropped: Counter[DropReason] = field(default_factory=Counter)
     reconnects: int = 0
+    abandoned: int = 0
 
-    def seen(self) -> None:
-        """Count a frame that the source yielded or lost."""
-        self.frames += 1
+    def seen(self, count: int = 1) -> None:
+        """Count frames that the source yielded or lost."""
+        self.frames += count
 
     def drop(self, reason: DropReason, count: int = 1) -> None:
         """Count `count` frames that will not be answered."""

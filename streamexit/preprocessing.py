@@ -10,7 +10,7 @@ H, W: rows and columns of the network's input.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import cv2
@@ -84,6 +84,10 @@ class Preprocessing:
             (slice(top, top + rows), slice(left, left + columns)),
         )
 
+    def turned(self) -> Preprocessing:
+        """The same for a picture that will be turned by a quarter afterwards."""
+        return replace(self, width=self.height, height=self.width)
+
     def restore(self, values: Image, width: int, height: int, *, fill: int) -> Image:
         """Bring a map of the input back onto the picture that the input was made of.
 
@@ -136,10 +140,15 @@ class InputConverter:
         self._preprocessing = preprocessing
         self._reformatter = VideoReformatter()
 
-    def __call__(self, picture: VideoFrame) -> Image:
-        """Return `picture` as the network's uint8 [H, W, 3] input."""
+    def __call__(self, picture: VideoFrame, size: tuple[int, int] | None = None) -> Image:
+        """Return `picture` as the network's uint8 [H, W, 3] input.
+
+        Args:
+            picture: As decoded.
+            size: Width and height that it is meant to be shown with, where pixels are not square.
+        """
         p = self._preprocessing
-        own_size = (picture.width, picture.height)
+        own_size = size or (picture.width, picture.height)
         width, height = own_size if p is None else p.scaled_size(*own_size)
         scale = self._scaled_yuv if _is_yuv(picture) else self._scaled_rgb
         if p is None:

@@ -5,6 +5,7 @@ Both are bounded, and both can say how full they were.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 from streamexit.exits import ExitRecord
 from streamexit.frame import Frame
-from streamexit.metrics import StreamCounters
+from streamexit.metrics import DropReason, StreamCounters
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +64,22 @@ class FrameBuffer:
         self._waiting = False
         self._peak = 0
         self._dropped = 0
+        self._owed = 0
 
     def put(self, frame: Frame) -> bool:
         """Add a frame; False when the buffer was closed and the frame not taken."""
         with self._changed:
             if len(self._frames) >= self._capacity:
                 if self.live:
-                    self._drop_oldest(frame)
+                    self._drop_oldest("buffer_full")
+                    self._dropped += 1
                 else:
                     self._wait_for_room()
             if self._closed:
                 self.counters.drop("stopped")
                 return False
+            frame.info.dropped_before += self._owed
+            self._owed = 0
             self._frames.append(frame)
             self._peak = max(self._peak, len(self._frames))
             self._changed.notify_all()
@@ -91,11 +96,17 @@ class FrameBuffer:
             self._changed.wait()
         self._waiting = False
 
-    def take(self) -> Frame | None:
-        """The oldest frame, or None when there is none right now."""
+    def take(self, now: float = -math.inf) -> Frame | None:
+        """The oldest frame, or None when there is none right now.
+
+        Args:
+            now: Monotonic time in seconds; frames that have expired by then are dropped, `too_old`.
+        """
         if not self._frames:  # the common answer, and without the lock as true as with it
             return None
         with self._changed:
+            while self._frames and self._frames[0].info.expires_at < now:
+                self._drop_oldest("too_old")
             if not self._frames:
                 return None
             frame = self._frames.popleft()
@@ -137,12 +148,14 @@ class FrameBuffer:
         """How full this buffer is and was."""
         return QueueStatistics(len(self._frames), self._capacity, self._peak, self._dropped)
 
-    def _drop_oldest(self, incoming: Frame) -> None:
-        oldest = self._frames.popleft()
-        heir = self._frames[0] if self._frames else incoming
-        heir.info.dropped_before += oldest.info.dropped_before + 1
-        self.counters.drop("buffer_full")
-        self._dropped += 1
+    def _drop_oldest(self, reason: DropReason) -> None:
+        """Drop a frame, and tell the one after it, which may yet have to come."""
+        gone = self._frames.popleft().info.dropped_before + 1
+        if self._frames:
+            self._frames[0].info.dropped_before += gone
+        else:
+            self._owed += gone
+        self.counters.drop(reason)
 
 
 class Outbox:

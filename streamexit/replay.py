@@ -27,7 +27,8 @@ from streamexit.models.pipeline import Pipeline
 from streamexit.prediction import Prediction
 from streamexit.queues import FrameBuffer
 from streamexit.scheduling.policy import ExitPolicy
-from streamexit.sources.reader import Reader, StreamState
+from streamexit.sources.life import StreamState
+from streamexit.sources.reader import Reader
 from streamexit.sources.source import Source
 from streamexit.tasks.readout import Tally
 

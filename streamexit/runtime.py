@@ -30,12 +30,15 @@ from streamexit.errors import BudgetError, OperationError
 from streamexit.exits import ExitRecord
 from streamexit.governor import Governor
 from streamexit.metrics import StreamCounters
-from streamexit.planning import PlannedStream, plan_backend, plan_streams
+from streamexit.planning.source import max_age, plan_patience
+from streamexit.planning.streams import PlannedStream, plan_backend, plan_streams
 from streamexit.queues import FrameBuffer, Outbox
+from streamexit.schedule import Schedule
 from streamexit.sinks.broker import EmbeddedBroker
 from streamexit.sinks.jsonl import JsonlSink
 from streamexit.sinks.mqtt import BrokerAddress, MqttSession
-from streamexit.sources.reader import Reader, StreamState
+from streamexit.sources.life import StreamState
+from streamexit.sources.reader import Reader
 from streamexit.wire.encoding import ResultEncoder
 from streamexit.wire.messages import MESSAGES, Info, Message, NetworkLoad, Stats, timestamp
 from streamexit.wire.topics import Topics
@@ -53,6 +56,10 @@ AUTO_SHARE = 900.0
 
 OUTBOX_RESULTS = 4000
 TICK_SECONDS = 0.5
+
+WATCH_SECONDS = 0.2
+"""Between two looks at the sources: what is lost is tried again, what hangs is abandoned."""
+
 PATIENCE_SECONDS = 2.0
 """How long the streams wait for the broker at the start."""
 
@@ -159,16 +166,19 @@ class Node:
             session = self._task(self.session.run(), "mqtt") if self.session else None
             pump = self._task(self._pump(), "pump")
             ticker: asyncio.Task[None] | None = None
+            watcher: asyncio.Task[None] | None = None
             try:
                 await self._first_attempt_to_connect()
                 ticker = self._task(self._tick_for_ever(), "ticker")
                 self._start()
+                watcher = self._task(self._watch_sources(), "sources")
                 ready()
                 async with asyncio.timeout(duration):
                     await self._finished.wait()
             except TimeoutError:
                 pass
             finally:
+                await _end(watcher, time.monotonic() + LAST_WORDS_SECONDS)
                 await self._shut_down(ticker, pump, session)
         if self._failure:
             raise OperationError(f"the node failed: {self._failure}") from self._failure
@@ -241,8 +251,12 @@ class Node:
             plan.source,
             buffer,
             on_state=lambda state: self._on_loop(self._change_state, stream_id, state),
-            pace=plan.section.pace,
+            pace=section.pace,
+            patience=plan_patience(section),
+            max_age=max_age(section, live=plan.source.live),
         )
+        zone = self._configuration.node.timezone
+        schedule = Schedule(section.enabled, section.active_hours or (), zone)
         encode = ResultEncoder(
             node=self.topics.node,
             boot_id=self.boot_id,
@@ -251,7 +265,9 @@ class Node:
             maps=plan.maps,
             cost_unit=plan.costs.unit,
         )
-        stream = AttachedStream(plan, counters, buffer, reader, encode, since=self._started_at)
+        stream = AttachedStream(
+            plan, counters, buffer, reader, schedule, encode, since=self._started_at
+        )
         self.streams[stream_id] = stream
         refused = self.governor.attach(stream, engine_lane, self._started_at)
         if refused:
@@ -288,9 +304,19 @@ class Node:
 
     def _start(self) -> None:
         self._worker.start()
+        now = time.time()
         for stream in self.streams.values():
-            if not stream.finished:
+            if unwanted := stream.schedule.why_not(now):
+                stream.reader.disable(*unwanted)
+            elif not stream.finished:
                 stream.reader.start()
+
+    async def _watch_sources(self) -> None:
+        while True:
+            now = time.time()
+            for stream in self.streams.values():
+                stream.look_after_source(now)
+            await asyncio.sleep(WATCH_SECONDS)
 
     def _task(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Start a background task whose failure ends the run."""
@@ -417,7 +443,8 @@ class Node:
 
     def _everything_done(self) -> bool:
         """Whether every recording has ended and all its results have been passed on."""
-        ended = all(stream.finished for stream in self.streams.values())
+        streams = self.streams.values()
+        ended = all(s.finished or s.state.reason == "disabled" for s in streams)
         passed_on = not self.outbox.statistics().length and not (
             self.session and self.session.backlog
         )

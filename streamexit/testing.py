@@ -16,7 +16,7 @@ from streamexit.models.network import MultiExitNetwork, Stage
 from streamexit.models.pipeline import load_pipeline, register_policies, save_pipeline
 from streamexit.preprocessing import Preprocessing
 from streamexit.scheduling.policy import fit_policy, save_policy
-from streamexit.sources.source import DropReport, Picture
+from streamexit.sources.source import DropReport, Picture, Watch
 from streamexit.tasks.segmentation import SegmentationTask
 
 TOY_LABELS = ("ant", "bee", "cat", "dog")
@@ -54,7 +54,7 @@ class ListSource:
         self._pictures = pictures
         self._error = error
 
-    def pictures(self, report: DropReport) -> Iterator[Picture]:
+    def pictures(self, report: DropReport, watch: Watch | None = None) -> Iterator[Picture]:
         """See `Source`."""
         yield from self._pictures
         if self._error:

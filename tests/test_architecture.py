@@ -19,6 +19,7 @@ FLOORS = {
     "documents": 1,
     "metrics": 1,
     "prediction": 1,
+    "schedule": 0,
     "preprocessing": 1,
     "frame": 2,
     "tasks": 2,

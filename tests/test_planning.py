@@ -9,7 +9,7 @@ import pytest
 from streamexit.config.load import load_configuration
 from streamexit.errors import ConfigurationError
 from streamexit.models.pipeline import load_pipeline
-from streamexit.planning import PlannedStream, plan_streams
+from streamexit.planning.streams import PlannedStream, plan_streams
 
 
 def plan(folder: Path, pipeline: Path, **stream: str) -> list[PlannedStream]:

@@ -6,6 +6,7 @@ import pytest
 
 from streamexit.errors import SourceError
 from streamexit.redact import redact
+from streamexit.sources.addresses import parse_address
 from streamexit.sources.video import VideoSource
 from streamexit.testing import TOY_PREPROCESSING
 
@@ -33,10 +34,12 @@ def test_text_without_credentials_is_left_alone(text: str) -> None:
 @pytest.mark.parametrize("scheme", ["http", "rtsp", "tcp"])
 def test_errors_of_a_camera_do_not_show_its_password(scheme: str, password: str) -> None:
     """A camera that cannot be reached is named by its host, without its password."""
-    source = VideoSource(f"{scheme}://root:{password}@127.0.0.1:1/stream1", TOY_PREPROCESSING)
+    source = VideoSource(
+        parse_address(f"{scheme}://root:{password}@127.0.0.1:1/stream1"), TOY_PREPROCESSING
+    )
     with pytest.raises(SourceError) as caught:
         next(source.pictures(lambda _: None))
-    assert caught.value.reason == "cannot_open"
+    assert caught.value.reason == "refused"
     assert "127.0.0.1:1/stream1" in str(caught.value)
     assert "alpha" not in str(caught.value)
     assert "omega" not in str(caught.value)

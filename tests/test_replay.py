@@ -148,12 +148,13 @@ def test_live_source_is_refused(toy_pipeline: Path) -> None:
 @pytest.mark.parametrize("joined", [False, True])
 def test_real_clips_hold_the_budget(data: Path, cifar_pipeline: Path, joined: bool) -> None:
     """The shipped pipeline on two very different clips, side by side and as one stream."""
+    from streamexit.sources.addresses import parse_address
     from streamexit.sources.joined import JoinedSource
     from streamexit.sources.video import VideoSource
 
     preprocessing = load_pipeline(cifar_pipeline).network.preprocessing
     clips = {
-        name: VideoSource(str(data / "videos" / f"{name}.mp4"), preprocessing)
+        name: VideoSource(parse_address(str(data / "videos" / f"{name}.mp4")), preprocessing)
         for name in ("car-detection", "bikes")
     }
     sources: dict[str, Source] = (

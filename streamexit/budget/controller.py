@@ -244,6 +244,12 @@ class BudgetController:
             passage.booked = cost
         return leaving
 
+    def withdrawn(self, passage: Passage, k: int) -> None:
+        """Note that a frame was dropped behind exit k: it spent what gets there, and nothing more."""
+        if self._binding:
+            self._owe(self.table.fractions[k] - passage.booked)
+            passage.booked = self.table.fractions[k]
+
     def answered(self, passage: Passage, k: int) -> None:
         """Note that a frame left at exit k, in frame order; what the status tells is over these."""
         timed = self.terms.window_seconds is not None or self.terms.per == "second"

@@ -48,7 +48,7 @@ def stacked(shares: Sequence[float], *, width: int = 12) -> str:
 
 def budget_in_words(terms: Terms, costs: CostTable) -> str:
     """40.0%, of the full network per frame, or 12.5 GFLOPs/s."""
-    from streamexit.planning import UNIT_WORDS
+    from streamexit.planning.streams import UNIT_WORDS
 
     if terms.per == "frame":
         return f"{terms.amount:.1%}"

@@ -63,7 +63,7 @@ def check(config: ConfigArgument, json: JsonOption = False) -> None:
     """Validate a configuration and print what each stream would cost."""
     from streamexit.cli.app import console, print_json
     from streamexit.config.load import load_configuration
-    from streamexit.planning import UNIT_WORDS, plan_streams
+    from streamexit.planning.streams import UNIT_WORDS, plan_streams
 
     plans = plan_streams(load_configuration(config))
     if json:

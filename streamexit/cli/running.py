@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -116,6 +116,12 @@ def live_table(node: Node, received: dict[str, int] | None = None) -> Renderable
     return Group(Text(_headline(node)), table)
 
 
+def drops_in_words(dropped: Mapping[str, int]) -> str:
+    """As in "12 (8 too_old, 4 decode_error)"."""
+    reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(dropped.items()) if n)
+    return f"{sum(dropped.values())} ({reasons})" if reasons else "0"
+
+
 def agreement_in_words(view: BudgetView) -> str:
     """As in "98.7% +- 0.6 (60%: 99.4%)": now, and at the next larger budget."""
     now = view.agreement
@@ -144,7 +150,7 @@ def summary_table(node: Node, received: dict[str, int] | None = None) -> Rendera
             name,
             str(report["frames"]),
             str(report["answered"]),
-            str(sum(report["dropped"].values())),
+            drops_in_words(report["dropped"]),
             f"{report['mean_fraction']:.1%}" if report["mean_fraction"] is not None else "-",
             budget_in_words(node.governor.terms(name), node.streams[name].plan.costs),
             stacked(report["exit_shares"]),
@@ -168,6 +174,8 @@ def summary(node: Node) -> dict[str, Any]:
             "frames": stream.counters.frames,
             "answered": stream.counters.answered,
             "dropped": dict(stream.counters.dropped),
+            "reconnects": stream.counters.reconnects,
+            "abandoned": stream.counters.abandoned,
             "mean_fraction": stream.mean_fraction,
             "budget": {
                 "value": terms.amount * stream.plan.costs.full,

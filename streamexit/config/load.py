@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from streamexit.config.schema import NodeConfiguration
 from streamexit.documents import Document, did_you_mean, load_document
 from streamexit.errors import ConfigurationError
+
+_PASSWORD = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://[^:/?#]*:(?P<password>\S*)@")
 
 
 def load_configuration(path: Path) -> Document[NodeConfiguration]:
@@ -29,16 +32,24 @@ def load_configuration(path: Path) -> Document[NodeConfiguration]:
                 f"{document.where('streams', i, 'pipeline')}: {stream.pipeline!r} is not under "
                 f"pipelines; {did_you_mean(stream.pipeline, document.value.pipelines)}"
             )
-        kind, _, rest = stream.source.partition(":")
-        source = path.parent / (rest if kind == "images" else stream.source)
-        if not _is_elsewhere(stream.source) and not source.exists():
-            raise ConfigurationError(
-                f"{document.where('streams', i, 'source')}: {stream.source!r}: no such file "
-                f"({source}); paths are relative to the configuration file"
-            )
+        _check_credentials(document, i)
     return document
 
 
-def _is_elsewhere(source: str) -> bool:
-    """Whether a source is not a path of this machine."""
-    return source.startswith("synthetic:") or "://" in source
+def _check_credentials(document: Document[NodeConfiguration], i: int) -> None:
+    """Passwords come from elsewhere: configuration files are copied, shown and committed."""
+    source, at = document.value.streams[i].source, ("streams", i, "source")
+    url, url_at = (source, at) if isinstance(source, str) else (source.url, (*at, "url"))
+    match = _PASSWORD.match(document.written.get(url_at, url))
+    if match and "${" not in match["password"]:
+        raise _written_password(document, *url_at)
+    has_password = not isinstance(source, str) and source.password is not None
+    if has_password and (*at, "password") not in document.written:
+        raise _written_password(document, *at, "password")
+
+
+def _written_password(document: Document[NodeConfiguration], *at: str | int) -> ConfigurationError:
+    return ConfigurationError(
+        f"{document.where(*at)}: a password does not belong into this file; write ${{CAMERA_PASSWORD}}, and "
+        "export it or put it into the file named by `secrets`"
+    )

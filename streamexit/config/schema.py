@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
+from zoneinfo import available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 
 from streamexit.exits import DEFAULT_WINDOW, Budget
+from streamexit.schedule import ActiveHours
 from streamexit.wire.topics import ID_PATTERN
 
 Id = Annotated[str, Field(pattern=ID_PATTERN)]
@@ -25,6 +36,15 @@ class NodeSection(Section):
     id: Id = "node"
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$")] = "streamexit"
     """First part of every topic."""
+    timezone: str | None = None
+    """Of `active_hours`, as in Europe/Berlin; the machine's when left out."""
+
+    @field_validator("timezone")
+    @classmethod
+    def _check_timezone(cls, name: str | None) -> str | None:
+        if name is not None and name not in available_timezones():
+            raise ValueError("write an IANA name, as in Europe/Berlin")
+        return name
 
 
 class MqttSection(Section):
@@ -96,6 +116,12 @@ class BudgetSection(Section):
         return Budget(amount, unit)
 
 
+def _is_span(text: str) -> str:
+    ActiveHours.parse(text)
+    return text
+
+
+ActiveSpan = Annotated[str, AfterValidator(_is_span)]
 Corner = tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]]
 
 
@@ -112,13 +138,63 @@ class MaskSection(Section):
     """A larger one is left out, and the result says so."""
 
 
+class SourceSection(Section):
+    """A source with options."""
+
+    url: Annotated[str, Field(min_length=1)]
+    """As `source` alone."""
+    username: str | None = None
+    password: SecretStr | None = None
+    """Any characters; from the environment or the file of secrets, never written here."""
+    transport: Literal["tcp", "udp"] = "tcp"
+    """RTSP."""
+    live: bool | None = None
+    """HTTP, HLS, TCP and stdin: a live stream is reopened for ever and drops frames rather than
+    lagging, a recording ends and waits. Left out, the address decides."""
+    tls_verify: bool = True
+    """HTTPS: whether the server's certificate must be trusted."""
+    ca_file: str | None = None
+    """HTTPS: PEM file of further certificates to trust; relative to the configuration file."""
+    size: Annotated[str, Field(pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")] | None = None
+    """USB cameras: as in 1280x720."""
+    rate: Positive | None = None
+    """USB cameras: frames per second to ask for."""
+    pixel_format: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")] | None = None
+    """USB cameras: mjpeg, yuyv422 ..."""
+    format: Annotated[str, Field(pattern=r"^[a-z0-9_,]+$")] | None = None
+    """FFmpeg's name of the container, where the data does not show it."""
+    existing: bool = False
+    """Watched folders: begin with the recordings that are there."""
+    settle_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
+    """Watched folders: a recording is whole once it has not grown for so long."""
+
+
 class StreamSection(Section):
     """A source + a pipeline + a budget."""
 
     id: Id
-    source: Annotated[str, Field(min_length=1)]
-    """A file, a URL, images:FOLDER_OR_ZIP or synthetic:seed=1,frames=300; files are relative to
-    the configuration file."""
+    source: Annotated[str, Field(min_length=1)] | SourceSection
+    """A file, a URL, usb:0, images:FOLDER_OR_ZIP, watch:FOLDER, stdin or synthetic:seed=1,frames=300,
+    or a mapping with `url` and options; files are relative to the configuration file."""
+    enabled: bool = True
+    """False leaves the stream alone."""
+    active_hours: Annotated[list[ActiveSpan], Field(min_length=1)] | None = None
+    """Live streams: when they are wanted, as in "mon-fri 07:00-19:00", by `node.timezone`."""
+    decode: Literal["thread", "process"] = "thread"
+    """A process of its own costs 60 MB or more and isolates the node from codecs that crash or hang."""
+    max_age_s: Positive | None = None
+    """Live streams: no answer is older; frames that would be are dropped and counted. 2 when left out."""
+    open_timeout_s: Positive = 10.0
+    """Live streams: from the beginning of an attempt to its first picture. Recordings have six times
+    as long, here and below."""
+    stalled_after_s: Positive = 3.0
+    """Live streams: without a picture."""
+    frame_timeout_s: Positive = 10.0
+    """Live streams: without a picture, after which the source is opened anew."""
+    longest_retry_s: Positive = 30.0
+    """Live streams: pauses between attempts grow up to this."""
+    attempts: Annotated[int, Field(ge=1)] | None = None
+    """Live streams: failed ones in a row after which a stream is given up; left out: never."""
     pipeline: str
     """A key of `pipelines`."""
     budget: BudgetSection
@@ -143,6 +219,10 @@ class StreamSection(Section):
     frame_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Frames per second that are analysed at most; the others of a faster source are skipped as early
     as the codec allows, and count nowhere."""
+    every: Annotated[int, Field(ge=1)] = 1
+    """Analyse each so-manieth frame only."""
+    key_frames: bool = False
+    """Analyse only frames that the codec needs no other for; the others are not decoded."""
     regions: dict[Id, Annotated[list[Corner], Field(min_length=3)]] = {}
     """Segmentation: polygons whose class shares are sent, too; corners (x, y) as shares of the
     frame's width and height."""
@@ -152,6 +232,19 @@ class StreamSection(Section):
     """Of live streams: so long after its admission a frame waits for no others any more."""
     buffer: Annotated[int, Field(ge=1)] = 16
     """Frames between decoder and engine; a camera drops its oldest frame when it is full."""
+
+
+class AccessSection(Section):
+    """What sources may reach."""
+
+    schemes: list[str] | None = None
+    """Of sources, as in [rtsp, file]; left out: all."""
+    roots: list[str] | None = None
+    """Folders that files must lie in, links followed, relative to the configuration file; left out: all."""
+    networks: list[IPvAnyNetwork] = []
+    """That may be reached although they are link-local or hold metadata services of clouds."""
+    hosts: list[str] = []
+    """That playlists and HTTP redirections may lead to, besides the source's own host."""
 
 
 class EngineSection(Section):
@@ -189,6 +282,10 @@ class NodeConfiguration(Section):
     """Where budgets that were changed at run time, and what was learned of the streams, are kept over a
     restart; relative to the configuration file."""
     stats_every_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
+    secrets: str | None = None
+    """A file of NAME=value lines, or a folder with a file per name, that ${NAME} is looked up in where the
+    environment has none; relative to this file."""
+    access: AccessSection = AccessSection()
     pipelines: Annotated[dict[Id, str], Field(min_length=1)]
     """Name -> pipeline folder, relative to the configuration file."""
     streams: Annotated[list[StreamSection], Field(min_length=1)]

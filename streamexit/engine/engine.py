@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from streamexit.backends.backend import Backend, Pending, RowState, StageResult
 from streamexit.budget.controller import BudgetController, Passage
@@ -23,6 +23,17 @@ Wait = Literal["always", "unless_busy", "when_full"]
 runs, only when the device has as many as it takes, which does not depend on how fast it is."""
 
 
+LATENCY_GAIN = 0.1
+"""Weight of the latest frame in the usual latency."""
+
+
+class _Answer(NamedTuple):
+    exit: int
+    score: float
+    prediction: Prediction
+    at: float
+
+
 @dataclass(slots=True, eq=False)
 class Row:
     """A frame on its way through the network.
@@ -30,22 +41,22 @@ class Row:
     Attributes:
         frame: Which frame.
         stream: Its stream's lane.
-        seq: Position among the stream's answers, in frame order.
         admitted_at: Engine time.
         passage: What its stream's controller knows of it.
         state: See `RowState`; handed from stage to stage, cleared when the row leaves.
         seen: Of a shadow frame: each exit's answer so far.
-        record: Filled by the engine when the row leaves.
+        answer: Where and when it left, with what; None before, and of one that expired.
+        expired: Whether it left because its answer would have been too old.
     """
 
     frame: FrameInfo
     stream: StreamLane
-    seq: int
     admitted_at: float
     passage: Passage
     state: RowState
     seen: tuple[Prediction, ...] = field(default=(), init=False)
-    record: ExitRecord | None = field(default=None, init=False)
+    answer: _Answer | None = field(default=None, init=False)
+    expired: bool = field(default=False, init=False)
 
 
 @dataclass(slots=True, eq=False)
@@ -63,7 +74,8 @@ class StreamLane:
         shadow: What its shadow frames showed.
         open_rows: Admitted and not yet handed out, in frame order; some may have an answer and
             wait for an earlier frame.
-        next_seq: Of the next frame admitted.
+        next_seq: Of the next answer.
+        owed_drops: Frames that were dropped in the engine since the last answer.
     """
 
     stream_id: str
@@ -76,10 +88,24 @@ class StreamLane:
     shadow: ShadowLog = field(default_factory=ShadowLog, init=False)
     open_rows: deque[Row] = field(default_factory=deque, init=False)
     next_seq: int = field(default=0, init=False)
+    owed_drops: int = field(default=0, init=False)
+    _latency: float = field(default=0.0, init=False)
 
     def due(self, row: Row, now: float) -> float:
         """Until when a row that comes to a stage now waits there for others."""
         return min(now + self.max_wait, max(now, row.admitted_at + self.deadline))
+
+    @property
+    def usual_latency(self) -> float:
+        """Seconds from admission to answer, of late: what a frame admitted now would still get older.
+
+        While nothing is open there is nothing to judge by, and a frame is tried.
+        """
+        return self._latency if self.open_rows else 0.0
+
+    def took(self, seconds: float) -> None:
+        """Learn from a frame that took so long."""
+        self._latency += LATENCY_GAIN * (seconds - self._latency)
 
 
 @dataclass(slots=True)
@@ -191,8 +217,7 @@ class Engine:
         """Take a frame in; its picture belongs to the network from here."""
         now = self._clock()
         passage = stream.controller.enter(now)
-        row = Row(frame.info, stream, stream.next_seq, now, passage, frame.image)
-        stream.next_seq += 1
+        row = Row(frame.info, stream, now, passage, frame.image)
         stream.open_rows.append(row)
         lane = stream.pipeline
         if not lane.inside:  # what it did not use while it was idle is not owed to it
@@ -266,7 +291,11 @@ class Engine:
         Raises:
             EngineError: The books do not balance; a defect of ours.
         """
-        unanswered = sum(row.record is None for stream in self._streams for row in stream.open_rows)
+        unanswered = sum(
+            row.answer is None and not row.expired
+            for stream in self._streams
+            for row in stream.open_rows
+        )
         inside = sum(lane.inside for lane in self._lanes)
         if not unanswered == self.load == inside:
             raise EngineError(
@@ -313,7 +342,10 @@ class Engine:
             stays = not row.stream.controller.leaves(row.passage, batch.stage, result.scores[i])
             if row.passage.shadow:
                 row.seen = (*row.seen, lane.task.prediction(result.answer, i, row.frame.size))
-            if not stays:
+            if now > row.frame.expires_at:
+                self._expire(lane, row, batch.stage, now)
+                leaving.append(i)
+            elif not stays:
                 self._leave(lane, row, batch.stage, result, i, now)
                 leaving.append(i)
             else:
@@ -330,28 +362,52 @@ class Engine:
         row.state = None
         if row.passage.shadow:
             _learn(lane.task, row)
-        row.record = ExitRecord(
-            frame=row.frame,
-            seq=row.seq,
-            exit=k,
-            score=result.scores[i],
-            cost=row.stream.costs.per_exit[k],
-            prediction=row.seen[-1]
-            if row.seen
-            else lane.task.prediction(result.answer, i, row.frame.size),
-            answered_at=now,
-            latency_seconds=now - row.admitted_at,
+        prediction = (
+            row.seen[-1] if row.seen else lane.task.prediction(result.answer, i, row.frame.size)
         )
+        row.answer = _Answer(k, result.scores[i], prediction, now)
+        row.stream.took(now - row.admitted_at)
+        self._hand_out(row.stream)
+
+    def _expire(self, lane: PipelineLane, row: Row, k: int, now: float) -> None:
+        """Give up a row whose answer would be too old; what it has spent stays spent."""
+        lane.inside -= 1
+        row.state, row.expired = None, True
+        row.stream.controller.withdrawn(row.passage, k)
+        row.stream.took(now - row.admitted_at)
         self._hand_out(row.stream)
 
     def _hand_out(self, stream: StreamLane) -> None:
-        while stream.open_rows and stream.open_rows[0].record is not None:
+        while stream.open_rows and (
+            stream.open_rows[0].expired or stream.open_rows[0].answer is not None
+        ):
             row = stream.open_rows.popleft()
-            record = row.record
-            assert record is not None
-            stream.counters.answered += 1
-            stream.controller.answered(row.passage, record.exit)
-            self._deliver(record)
+            if row.answer is None:
+                stream.counters.drop("too_old")
+                stream.owed_drops += row.frame.dropped_before + 1
+            else:
+                self._deliver(_record(row, row.answer))
+
+
+def _record(row: Row, answer: _Answer) -> ExitRecord:
+    """A row's turn in its stream has come: its record, entered into the books."""
+    stream = row.stream
+    row.frame.dropped_before += stream.owed_drops
+    record = ExitRecord(
+        frame=row.frame,
+        seq=stream.next_seq,
+        exit=answer.exit,
+        score=answer.score,
+        cost=stream.costs.per_exit[answer.exit],
+        prediction=answer.prediction,
+        answered_at=answer.at,
+        latency_seconds=answer.at - row.admitted_at,
+    )
+    stream.owed_drops = 0
+    stream.next_seq += 1
+    stream.counters.answered += 1
+    stream.controller.answered(row.passage, answer.exit)
+    return record
 
 
 def _learn(task: Task, row: Row) -> None:

@@ -186,7 +186,7 @@ class EngineWorker:
     def _take(self, feed: Feed, hold: bool) -> Frame | None:
         if not feed.lane.pipeline.has_room or (hold and not feed.buffer.live):
             return None
-        return feed.buffer.take()
+        return feed.buffer.take(self._clock() + feed.lane.usual_latency)
 
     def _patience(self, now: float) -> float:
         if self._engine.in_flight:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import Any, cast
 
 import av
 import torch
@@ -22,7 +22,7 @@ LEFT_SITED_CODECS = frozenset({"h264", "hevc", "mpeg2video", "mpeg4"})
 tell what a picture says."""
 
 
-def open_on_gpu(name: str, options: dict[str, str], device_index: int) -> InputContainer:
+def open_on_gpu(name: str, *, device_index: int, **how: Any) -> InputContainer:
     """Open a video whose pictures are decoded on a GPU and stay there.
 
     What NVDEC cannot decode is decoded in software: ask `on_gpu` of each picture.
@@ -32,8 +32,8 @@ def open_on_gpu(name: str, options: dict[str, str], device_index: int) -> InputC
 
     Args:
         name: As for `av.open`.
-        options: As for `av.open`.
         device_index: Which CUDA device.
+        how: As for `av.open`.
 
     Raises:
         av.FFmpegError: It cannot be opened.
@@ -47,7 +47,7 @@ def open_on_gpu(name: str, options: dict[str, str], device_index: int) -> InputC
             options={"primary_ctx": "0", "current_ctx": "1"},
             is_hw_owned=True,
         )
-        return av.open(name, options=options, metadata_errors="replace", hwaccel=hwaccel)
+        return cast("InputContainer", av.open(name, hwaccel=hwaccel, **how))
 
 
 def on_gpu(picture: VideoFrame) -> bool:
@@ -78,12 +78,16 @@ class CudaConverter:
         self._cupy = load_cupy()
         self._kernel = self._cupy.RawKernel(SOURCE, KERNEL)
 
-    def __call__(self, picture: VideoFrame) -> Tensor:
+    def __call__(self, picture: VideoFrame, size: tuple[int, int] | None = None) -> Tensor:
         """Return `picture` as the network's uint8 [H, W, 3] input, on the GPU and complete.
 
         Complete: the call waits for the kernel, which runs on PyTorch's current stream, so that the
         decoder may have its surface back and any stream may read the input. Another stream than the
         current one must call `record_stream` on it, as always with PyTorch's memory.
+
+        Args:
+            picture: As decoded.
+            size: As for `InputConverter`.
 
         Raises:
             SourceError: The picture is not 8-bit 4:2:0.
@@ -94,7 +98,7 @@ class CudaConverter:
             stream = torch.cuda.current_stream()
             stream.wait_stream(torch.cuda.default_stream())  # where FFmpeg queues its last copy
             image = torch.empty((p.height, p.width, 3), dtype=torch.uint8, device=self._device)
-            job = job_for(picture, p, left_sited=self._left_sited)
+            job = job_for(picture, p, left_sited=self._left_sited, size=size)
             with self._cupy.cuda.Stream.from_external(stream):
                 pointers = luma.data_ptr(), chroma.data_ptr(), image.data_ptr()
                 self._kernel(grid_for(p), BLOCK, (*pointers, job))

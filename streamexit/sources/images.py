@@ -18,7 +18,7 @@ from av.error import FFmpegError
 from streamexit.documents import did_you_mean
 from streamexit.errors import SourceError
 from streamexit.preprocessing import Image, InputConverter, Preprocessing
-from streamexit.sources.source import DropReport, Picture
+from streamexit.sources.source import DropReport, Picture, Watch
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
@@ -43,7 +43,7 @@ class ImageSource:
         self._labels = {name: index for index, name in enumerate(labels)}
         self._rate = rate
 
-    def pictures(self, report: DropReport) -> Iterator[Picture]:
+    def pictures(self, report: DropReport, watch: Watch | None = None) -> Iterator[Picture]:
         """See `Source`. A file that is no picture counts as one dropped frame."""
         convert = InputConverter(self._preprocessing)
         names, read = self._open()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from streamexit.errors import SourceError
-from streamexit.sources.source import DropReport, Picture, Source
+from streamexit.sources.source import DropReport, Picture, Source, Watch
 
 FIRST_STEP = 0.04
 """Seconds between two parts when a part has one picture only."""
@@ -31,7 +31,7 @@ class JoinedSource:
         self._parts = parts
         self._repeat = repeat
 
-    def pictures(self, report: DropReport) -> Iterator[Picture]:
+    def pictures(self, report: DropReport, watch: Watch | None = None) -> Iterator[Picture]:
         """See `Source`; timestamps go on from part to part."""
         offset, step = 0.0, FIRST_STEP
         again = True
@@ -39,7 +39,7 @@ class JoinedSource:
             again = False
             for part in self._parts:
                 first = last = None
-                for picture in part.pictures(report):
+                for picture in part.pictures(report, watch):
                     first = picture.pts_seconds if first is None else first
                     pts = offset + picture.pts_seconds - first
                     step = pts - last if last is not None else step

@@ -118,7 +118,11 @@ extern "C" __global__ void nv12_to_rgb(const u8 *luma, const u8 *chroma, u8 *rgb
 
 
 def job_for(
-    picture: VideoFrame, preprocessing: Preprocessing, *, left_sited: bool
+    picture: VideoFrame,
+    preprocessing: Preprocessing,
+    *,
+    left_sited: bool,
+    size: tuple[int, int] | None = None,
 ) -> NDArray[np.void]:
     """What the kernel must know of an NV12 picture and of its place in the input.
 
@@ -127,17 +131,19 @@ def job_for(
         preprocessing: Of the pipeline.
         left_sited: Whether chroma samples lie on the left one of their two luma samples. swscale
             takes them to lie between, unless the picture says otherwise.
+        size: As for `InputConverter`.
 
     Returns:
         `JOB` [1], which CuPy passes by value.
     """
     p, own_size = preprocessing, (picture.width, picture.height)
-    of_input, of_picture = p.overlap(*own_size)
+    shown_size = size or own_size
+    of_input, of_picture = p.overlap(*shown_size)
     top, left = (there.start - here.start for here, there in zip(of_input, of_picture, strict=True))
     sizes = (*(plane.line_size for plane in picture.planes), *own_size, p.width, p.height)
     siting = LEFT_SITING if left_sited else 0
     matrix = colour_matrix(picture.colorspace, full_range=is_full_range(picture))
-    return np.array([(*sizes, *p.scaled_size(*own_size), left, top, siting, matrix)], JOB)
+    return np.array([(*sizes, *p.scaled_size(*shown_size), left, top, siting, matrix)], JOB)
 
 
 def grid_for(preprocessing: Preprocessing) -> tuple[int, int]:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from streamexit.documents import did_you_mean
 from streamexit.errors import SourceError
 from streamexit.preprocessing import Preprocessing
+from streamexit.sources.access import EVERYWHERE, Access
+from streamexit.sources.addresses import NO_OPTIONS, Address, SourceOptions, parse_address
 from streamexit.sources.images import ImageSource
-from streamexit.sources.sampling import SampledSource
+from streamexit.sources.sampling import ALL_PICTURES, SampledSource, Sampling
 from streamexit.sources.source import Source
 from streamexit.sources.synthetic import SyntheticSource
 from streamexit.sources.video import VideoSource
+from streamexit.sources.watched import WatchedSource
 
 DEFAULT_RATE = 25.0
 
@@ -23,37 +27,68 @@ def open_source(
     preprocessing: Preprocessing,
     labels: Sequence[str],
     base: Path = Path(),
+    options: SourceOptions = NO_OPTIONS,
+    access: Access = EVERYWHERE,
     rate: float = DEFAULT_RATE,
     own_size: bool = False,
-    frame_rate: float | None = None,
+    sampling: Sampling = ALL_PICTURES,
     gpu: int | None = None,
+    timeout: float = 10.0,
+    max_age: float = float("inf"),
 ) -> Source:
     """Make the source that `text` describes; nothing is opened yet.
 
     Args:
-        text: A file path, a URL, "images:FOLDER_OR_ZIP", or "synthetic:seed=1,frames=300".
+        text: See `parse_address`.
         preprocessing: Of the pipeline.
         labels: Of the pipeline.
         base: Relative paths start here.
+        options: Beyond the text.
+        access: What may be reached.
         rate: Pictures per second of sources that have no clock of their own.
-        frame_rate: Pictures per second that are analysed at most; None for all.
-        gpu: Index of the CUDA device that decodes videos; None decodes in software.
         own_size: Leave pictures as large as they are, for drawing on; the network cannot take them.
+        sampling: Which pictures are analysed.
+        gpu: Index of the CUDA device that decodes videos; None decodes in software.
+        timeout: See `VideoSource`.
+        max_age: See `VideoSource`.
 
     Raises:
-        SourceError: `text` cannot be understood.
+        SourceError: `text` cannot be understood, or must not be reached.
         ConfigurationError: A GPU without what it takes.
     """
-    kind, colon, rest = text.partition(":")
+    address = parse_address(text, options, base=base)
+    access.check(address)
     scaling = None if own_size else preprocessing
-    if kind == "images" and colon:
-        source: Source = ImageSource(base / rest, scaling, labels=labels, rate=rate)
-        return SampledSource(source, frame_rate) if frame_rate else source
-    if kind == "synthetic" and colon:
-        source = _synthetic(text, rest, preprocessing, rate)
-        return SampledSource(source, frame_rate) if frame_rate else source
-    url = text if "://" in text else str(base / text)
-    return VideoSource(url, scaling, frame_rate=frame_rate, gpu=gpu)
+
+    def video(where: Address) -> VideoSource:
+        return VideoSource(
+            where,
+            scaling,
+            sampling=sampling,
+            gpu=gpu,
+            access=access,
+            timeout=timeout,
+            max_age=max_age,
+        )
+
+    if address.kind == "images":
+        images = ImageSource(Path(address.location), scaling, labels=labels, rate=rate)
+        return _sampled(images, sampling)
+    if address.kind == "synthetic":
+        return _sampled(_synthetic(text, address.location, preprocessing, rate), sampling)
+    if address.kind == "watch":
+        return WatchedSource(
+            Path(address.location),
+            lambda path: video(replace(address, kind="file", scheme="file", location=str(path))),
+            access,
+            existing=options.existing,
+            settle_seconds=options.settle_seconds,
+        )
+    return video(address)
+
+
+def _sampled(source: Source, sampling: Sampling) -> Source:
+    return source if sampling.all else SampledSource(source, sampling)
 
 
 def _synthetic(

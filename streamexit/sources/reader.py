@@ -1,4 +1,8 @@
-"""A stream's decode thread: numbers the pictures of a source, paces them, fills the frame buffer."""
+"""Reads one source for one stream: numbers its pictures, fills the frame buffer, and survives it.
+
+Each opening of the source is an attempt with a thread of its own. `tick` looks at the attempt from
+outside: one that hangs is abandoned and replaced, whatever it hangs in.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 from streamexit.errors import SourceError
@@ -16,46 +19,69 @@ from streamexit.frame import Frame, FrameInfo
 from streamexit.metrics import DropReason
 from streamexit.queues import FrameBuffer
 from streamexit.redact import redact
-from streamexit.sources.source import Picture, Source
+from streamexit.sources.life import (
+    TRANSITIONS,
+    USUAL_PATIENCE,
+    Patience,
+    State,
+    StreamState,
+    retry_pause,
+)
+from streamexit.sources.source import Picture, Source, Watch
 
 log = logging.getLogger(__name__)
 
-State = Literal["connecting", "online", "reconnecting", "ended", "error"]
 Pace = Literal["realtime", "fast"]
 
-FIRST_RETRY_SECONDS = 0.5
-LONGEST_RETRY_SECONDS = 30.0
+MOST_HUNG = 3
+"""Abandoned threads of a stream that still hang; with more, it is not tried again until one returns."""
+
+RECORDING_PATIENCE = 6
+"""A recording may take so many times as long: what is large, or on a slow disk, is not gone."""
+
+STEP_SECONDS = 0.04
+"""Between the last frame of one opening and the first of the next."""
 
 
-@dataclass(frozen=True, slots=True)
-class StreamState:
-    """Where a stream is in its life.
+_SILENCE = {"decode_error": "decode_errors", "too_old": "too_slow"}
+"""Why frames are lost -> reason for a silence."""
+
+
+class _Attempt:
+    """One opening of the source.
 
     Attributes:
-        state: See `State`; "ended" and "error" are final.
-        reason: One word, for machines; empty when all is well.
-        message: A sentence, for people; empty when all is well.
+        watch: Its signs of life, and its end.
+        thread: Runs it.
+        opened: Whether a picture came.
+        loss: Why the source lost a frame since its last picture; empty if it did not.
     """
 
-    state: State
-    reason: str = ""
-    message: str = ""
+    def __init__(self, name: str, run: Callable[[_Attempt], None], watch: Watch) -> None:
+        self.watch = watch
+        self.opened = False
+        self.loss = ""
+        self.thread = threading.Thread(target=run, args=(self,), name=name, daemon=True)
 
 
 class Reader:
-    """Reads one source in a thread of its own.
+    """Reads one source, attempt after attempt.
 
     A recording that breaks is in error, one that ends has ended; a live source is opened again
-    after either, with capped exponential backoff and jitter, for ever.
+    after either, with capped exponential backoff and jitter. See `life` for the states.
 
     Args:
         stream_id: Whose frames these are.
         source: What to read.
         buffer: Where frames go; closed by whoever stops the reader.
-        on_state: Called from the thread at each change.
+        on_state: Called at each change, from the attempt's thread or from whoever calls `tick`.
         pace: "realtime" yields recordings at the speed of their timestamps, "fast" at any speed.
         wall_clock: Unix time, for `captured_at`; None takes it from the timestamps, so that a
             replay is reproducible.
+        patience: How long things may take.
+        max_age: Of a live source: seconds after which a frame's answer is of no use.
+        clock: Seconds, monotonic.
+        chance: Random numbers in [0, 1).
     """
 
     def __init__(
@@ -67,6 +93,10 @@ class Reader:
         on_state: Callable[[StreamState], None],
         pace: Pace = "fast",
         wall_clock: Callable[[], float] | None = time.time,
+        patience: Patience = USUAL_PATIENCE,
+        max_age: float = float("inf"),
+        clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._stream_id = stream_id
         self._source = source
@@ -74,51 +104,200 @@ class Reader:
         self._on_state = on_state
         self._paced = pace == "realtime" and not source.live
         self._wall_clock = wall_clock
-        self._stopping = threading.Event()
+        self._patience = patience
+        self._max_age = max_age
+        self._clock = clock
+        self._chance = chance
+        self._lock = threading.RLock()
+        self._attempt: _Attempt | None = None
+        self._abandoned: list[_Attempt] = []
+        self._failed = 0
+        self._last_seen = clock()
+        self._retry_at = 0.0
+        self._stopped = False
         self._index = 0
         self._epoch = 0
+        self._epoch_of_source = 0
         self._dropped = 0
         self._pts_base = 0.0
-        self._last_pts = 0.0
-        self._thread = threading.Thread(target=self._run, name=f"decode-{stream_id}", daemon=True)
+        self._last_pts: float | None = None
+        self.state = StreamState("connecting")
+        """Latest; see `life`."""
+
+    # --- from outside ---------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin reading."""
-        self._thread.start()
+        with self._lock:
+            self._last_seen = self._clock()
+            self._on_state(self.state)
+            self._begin()
+
+    def tick(self) -> None:
+        """Look after the source; to be called a few times a second where it could hang or be lost."""
+        with self._lock:
+            if self._stopped or self.state.final or self.state.state == "disabled":
+                return
+            now = self._clock()
+            if self._attempt is None:
+                self._retry(now)
+            else:
+                self._watch(self._attempt, now)
+
+    def disable(self, reason: str, message: str) -> None:
+        """Let go of the source until `enable`. For live sources."""
+        with self._lock:
+            if self._stopped or self.state.final:
+                return
+            self._give_up_attempt()
+            self._change("disabled", reason, message)
+
+    def enable(self) -> None:
+        """Go on reading after `disable`."""
+        with self._lock:
+            if not self._stopped and self.state.state == "disabled":
+                self._failed, self._last_seen = 0, self._clock()
+                self._change("connecting")
+                self._begin_again()
 
     def stop(self) -> None:
-        """Ask the thread to end; it may be inside FFmpeg and is not waited for."""
-        self._stopping.set()
+        """End reading. A thread that hangs inside FFmpeg is not waited for."""
+        with self._lock:
+            self._stopped = True
+            attempt = self._attempt
+            if attempt is None and not self.state.final:
+                self._change("ended", "stopped")
+                self._buffer.finish()
+        if attempt is not None:
+            attempt.watch.stop()
 
     def join(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for the thread; whether it has ended."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout)
-        return not self._thread.is_alive()
+        """Wait up to `timeout` seconds for the present attempt; whether it has ended."""
+        with self._lock:
+            attempt = self._attempt
+        if attempt is not None and attempt.thread.ident is not None:
+            attempt.thread.join(timeout)
+            return not attempt.thread.is_alive()
+        return True
 
-    def _run(self) -> None:
-        retry = FIRST_RETRY_SECONDS
-        try:
-            while not self._stopping.is_set():
-                read_before = self._index
-                final = self._read_once()
-                if not self._source.live or self._stopping.is_set():
-                    self._on_state(final)
-                    return
-                retry = FIRST_RETRY_SECONDS if self._index > read_before else retry
-                self._on_state(StreamState("reconnecting", final.reason, final.message))
-                if self._stopping.wait(retry * random.uniform(0.5, 1.0)):
-                    return
-                retry = min(2 * retry, LONGEST_RETRY_SECONDS)
-                self._start_epoch()
-        finally:
+    @property
+    def hung(self) -> int:
+        """Abandoned threads that have not returned."""
+        self._abandoned = [a for a in self._abandoned if a.thread.is_alive()]
+        return len(self._abandoned)
+
+    @property
+    def retry_in(self) -> float | None:
+        """Seconds until the next attempt; None if one is under way, or none will be."""
+        if self._attempt is not None or self.state.final or self.state.state == "disabled":
+            return None
+        return max(0.0, self._retry_at - self._clock())
+
+    # --- looking after an attempt -------------------------------------------------------------------
+
+    def _watch(self, attempt: _Attempt, now: float) -> None:
+        since, patience = attempt.watch.silent_since, self._patience
+        if since is None:
+            return
+        silent = now - since
+        limit = patience.frame_seconds if attempt.opened else patience.open_seconds
+        limit *= 1 if self._source.live else RECORDING_PATIENCE
+        if silent > limit:
+            self._abandon(attempt, limit)
+        elif attempt.opened and self._is_stalled(silent):
+            reason = _SILENCE.get(attempt.loss, "timeout")
+            message = (
+                f"stream {self._stream_id}: no picture for {self._patience.stalled_seconds:g} s"
+            )
+            self._change("stalled", reason, message)
+
+    def _is_stalled(self, silent: float) -> bool:
+        live_and_well = self._source.live and self.state.state == "online"
+        return live_and_well and silent > self._patience.stalled_seconds
+
+    def _abandon(self, attempt: _Attempt, limit: float) -> None:
+        reason = _SILENCE.get(attempt.loss, "timeout")
+        what = "no picture for" if attempt.opened else "could not be opened within"
+        message = f"stream {self._stream_id}: {what} {limit:g} s"
+        self._give_up_attempt()
+        self._settle(StreamState("error", reason, message))
+
+    def _give_up_attempt(self) -> None:
+        """Leave the attempt's thread to itself; it ends as soon as it notices."""
+        attempt, self._attempt = self._attempt, None
+        if attempt is None:
+            return
+        attempt.watch.stop()
+        if attempt.watch.silent_since is not None:
+            self._buffer.counters.abandoned += 1
+            self._abandoned.append(attempt)
+
+    def _retry(self, now: float) -> None:
+        if now < self._retry_at:
+            return
+        if self.hung >= MOST_HUNG:
+            if self.state.reason != "hung":
+                self._change(
+                    "offline",
+                    "hung",
+                    f"stream {self._stream_id}: {self.hung} decode threads hang inside FFmpeg; no "
+                    "further one is risked until one returns. With `decode: process` they can be ended",
+                )
+            return
+        self._begin_again()
+
+    def _begin_again(self) -> None:
+        if self._last_pts is not None:
+            self._epoch += 1
+            self._buffer.counters.reconnects += 1
+            self._pts_base = self._last_pts + STEP_SECONDS
+        self._epoch_of_source = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._attempt = _Attempt(f"decode-{self._stream_id}", self._run, Watch(self._clock))
+        self._attempt.thread.start()
+
+    def _settle(self, outcome: StreamState) -> None:
+        """An attempt is over: the end, or another one later."""
+        if self._stopped or not self._source.live:
+            self._change(outcome.state, outcome.reason, outcome.message)
             self._buffer.finish()
+            return
+        now = self._clock()
+        lost = self.state.state in ("online", "stalled")
+        self._failed = 0 if lost else self._failed + 1
+        if self._patience.attempts is not None and self._failed >= self._patience.attempts:
+            message = f"{outcome.message}; not tried again after {self._failed} attempts"
+            self._change("error", outcome.reason, message)
+            self._buffer.finish()
+            return
+        self._change("reconnecting" if lost else "offline", outcome.reason, outcome.message)
+        if lost:
+            self._last_seen = now
+        self._retry_at = now + retry_pause(self._patience, now - self._last_seen, self._chance())
 
-    def _read_once(self) -> StreamState:
+    def _change(self, state: State, reason: str = "", message: str = "") -> None:
+        after = StreamState(state, reason, message)
+        if after == self.state:
+            return
+        assert state in TRANSITIONS[self.state.state], (self.state, after)
+        self.state = after
+        self._on_state(after)
+
+    # --- on an attempt's thread ---------------------------------------------------------------------
+
+    def _run(self, attempt: _Attempt) -> None:
+        outcome = self._read(attempt)
+        with self._lock:
+            if attempt is self._attempt:
+                self._attempt = None
+                self._settle(outcome)
+
+    def _read(self, attempt: _Attempt) -> StreamState:
         """Open the source and read to its end; how that went."""
-        self._on_state(StreamState("connecting"))
         try:
-            self._read_pictures()
+            self._read_pictures(attempt)
         except SourceError as error:
             return StreamState("error", error.reason, f"stream {self._stream_id}: {error}")
         except Exception as error:  # a codec's or a plugin's: it must not end more than its stream
@@ -126,25 +305,53 @@ class Reader:
             log.debug("stream %s: the source failed\n%s", self._stream_id, details)
             message = f"stream {self._stream_id}: {type(error).__name__}: {redact(str(error))}"
             return StreamState("error", "internal", message)
-        return StreamState("ended", "stopped" if self._stopping.is_set() else "end_of_stream")
+        stopped = attempt.watch.stopped
+        return StreamState("ended", "stopped" if stopped else "end_of_stream")
 
-    def _read_pictures(self) -> None:
-        started = time.monotonic()
+    def _read_pictures(self, attempt: _Attempt) -> None:
+        started = self._clock()
         first_pts: float | None = None
-        for picture in self._source.pictures(self._report_drop):
+
+        def report(reason: DropReason) -> None:
+            self._report_drop(attempt, reason)
+
+        for picture in self._source.pictures(report, attempt.watch):
+            attempt.watch.silent_since = None
             if first_pts is None:
                 first_pts = picture.pts_seconds
-                self._on_state(StreamState("online"))
             offset = picture.pts_seconds - first_pts
             if self._paced:
-                self._stopping.wait(max(0.0, started + offset - time.monotonic()))
-            accepted = self._buffer.put(self._frame(picture, self._pts_base + offset))
-            if not accepted or self._stopping.is_set():
+                attempt.watch.wait(started + offset - self._clock())
+            if not self._take(attempt, picture, self._pts_base + offset):
                 return
+            attempt.watch.silent_since = self._clock()
+
+    def _take(self, attempt: _Attempt, picture: Picture, pts: float) -> bool:
+        """Put a picture into the buffer; False when the attempt is over."""
+        if not self._source.live:  # it may wait for room; there is one attempt only
+            self._note_picture(attempt)
+            return self._buffer.put(self._frame(picture, pts)) and not attempt.watch.stopped
+        with self._lock:
+            if attempt is not self._attempt:
+                return False
+            self._note_picture(attempt)
+            return self._buffer.put(self._frame(picture, pts)) and not attempt.watch.stopped
+
+    def _note_picture(self, attempt: _Attempt) -> None:
+        attempt.opened, attempt.loss = True, ""
+        if self.state.state != "online":
+            with self._lock:
+                self._failed = 0
+                self._change("online")
 
     def _frame(self, picture: Picture, pts: float) -> Frame:
         self._buffer.counters.seen()
-        captured_at = pts if self._wall_clock is None else self._wall_clock()
+        now = self._clock()
+        self._last_seen, self._last_pts = now, pts
+        if picture.epoch != self._epoch_of_source:
+            self._epoch += picture.epoch - self._epoch_of_source
+            self._epoch_of_source = picture.epoch
+        captured_at = pts if self._wall_clock is None else self._wall_clock() - picture.lag_seconds
         info = FrameInfo(
             stream_id=self._stream_id,
             index=self._index,
@@ -155,18 +362,17 @@ class Reader:
             decoder=picture.decoder,
             epoch=self._epoch,
             dropped_before=self._dropped,
+            media=picture.media,
+            expires_at=now - picture.lag_seconds + self._max_age,
         )
         self._index += 1
         self._dropped = 0
-        self._last_pts = pts
         return Frame(info, picture.image)
 
-    def _report_drop(self, reason: DropReason) -> None:
-        self._buffer.counters.seen()
-        self._buffer.counters.drop(reason)
-        self._dropped += 1
-
-    def _start_epoch(self) -> None:
-        self._epoch += 1
-        self._buffer.counters.reconnects += 1
-        self._pts_base = self._last_pts + 1 / 25
+    def _report_drop(self, attempt: _Attempt, reason: DropReason) -> None:
+        with self._lock:
+            if attempt is self._attempt or not self._source.live:
+                attempt.loss = reason
+                self._buffer.counters.seen()
+                self._buffer.counters.drop(reason)
+                self._dropped += 1

@@ -4,28 +4,65 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from streamexit.sources.source import DropReport, Picture, Source
+from streamexit.errors import SourceError
+from streamexit.sources.source import DropReport, Picture, Source, Watch
 
 ROUNDING = 1e-6
 """Of a slot: timestamps of 25 pictures per second are not exact multiples of 0.04 in binary."""
 
 
-class Sampler:
-    """Time is cut into slots of 1 / rate seconds; the first picture of each slot is wanted.
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Which pictures are wanted.
 
-    Args:
-        rate: Pictures per second that are wanted at most; None wants all.
+    Attributes:
+        frame_rate: At most so many per second; None for all.
+        every: Each so-manieth.
+        key_frames: Only those that the codec needs no other picture for.
+
+    Raises:
+        SourceError: More than one of them.
     """
 
-    def __init__(self, rate: float | None) -> None:
-        self._rate = rate
+    frame_rate: float | None = None
+    every: int = 1
+    key_frames: bool = False
+
+    def __post_init__(self) -> None:
+        if sum((self.frame_rate is not None, self.every > 1, self.key_frames)) > 1:
+            raise SourceError(
+                "frame_rate, every and key_frames exclude each other; give one", reason="bad_source"
+            )
+
+    @property
+    def all(self) -> bool:
+        """Whether every picture is wanted."""
+        return self == ALL_PICTURES
+
+
+ALL_PICTURES = Sampling()
+
+
+class Sampler:
+    """Chooses among the pictures of one opening.
+
+    Of a frame rate: time is cut into slots of 1 / rate seconds; the first picture of each slot is
+    wanted.
+    """
+
+    def __init__(self, sampling: Sampling) -> None:
+        self._rate = sampling.frame_rate
+        self._every = sampling.every
         self._slot: int | None = None
+        self._seen = 0
 
     def wants(self, pts_seconds: float) -> bool:
         """Whether the next picture, of that time, is to be analysed."""
+        self._seen += 1
         if self._rate is None:
-            return True
+            return (self._seen - 1) % self._every == 0
         slot = self._slot_of(pts_seconds)
         wanted = self._slot is None or slot > self._slot
         if wanted:
@@ -48,21 +85,23 @@ class Sampler:
 
 
 class SampledSource:
-    """Another source's pictures, at a lower rate.
+    """Another source's pictures, fewer of them.
 
     Args:
-        source: Whose pictures cost nothing until they are analysed.
-        rate: Pictures per second that are wanted at most.
+        source: Whose pictures cost nothing until they are analysed; each is its own key frame.
+        sampling: Which are wanted.
     """
 
-    def __init__(self, source: Source, rate: float) -> None:
+    def __init__(self, source: Source, sampling: Sampling) -> None:
         self.live = source.live
         self._source = source
-        self._rate = rate
+        self._sampling = sampling
 
-    def pictures(self, report: DropReport) -> Iterator[Picture]:
+    def pictures(self, report: DropReport, watch: Watch | None = None) -> Iterator[Picture]:
         """See `Source`."""
-        sampler = Sampler(self._rate)
-        for picture in self._source.pictures(report):
+        sampler = Sampler(self._sampling)
+        for picture in self._source.pictures(report, watch):
             if sampler.wants(picture.pts_seconds):
                 yield picture
+            elif watch is not None:
+                watch.alive()

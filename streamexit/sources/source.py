@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from streamexit.frame import Decoder
+from streamexit.frame import Decoder, Media
 from streamexit.metrics import DropReason
 from streamexit.preprocessing import Image
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DropReport = Callable[[DropReason], None]
 """Called by a source for each frame that it could not yield, in stream order."""
@@ -28,6 +32,9 @@ class Picture:
         label: As in `FrameInfo`.
         size: As in `FrameInfo`.
         decoder: As in `FrameInfo`.
+        media: As in `FrameInfo`.
+        epoch: How often the source's clock was set anew within this opening.
+        lag_seconds: Of a live source: how late the picture is, compared with its promptest ones.
     """
 
     image: Image | Tensor
@@ -35,6 +42,56 @@ class Picture:
     label: int | NDArray[np.uint8] | None = None
     size: tuple[int, int] | None = None
     decoder: Decoder = "software"
+    media: Media | None = None
+    epoch: int = 0
+    lag_seconds: float = 0.0
+
+
+class Watch:
+    """Between whoever reads a source and whoever looks after that: signs of life, and the end.
+
+    Args:
+        clock: Seconds, monotonic.
+
+    Attributes:
+        silent_since: From when on the source has been waited for; None while it is not waited for.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._event = threading.Event()
+        self._lock = threading.Lock()
+        self._actions: list[Callable[[], None]] = []
+        self.silent_since: float | None = clock()
+
+    def alive(self) -> None:
+        """The source works, though it has no picture to yield: it left some out, or waits for a file."""
+        self.silent_since = self._clock()
+
+    def stop(self) -> None:
+        """End the reading, from another thread, as far as whatever it waits for can be ended."""
+        with self._lock:
+            self._event.set()
+            actions, self._actions = self._actions, []
+        for act in actions:
+            act()
+
+    def on_stop(self, act: Callable[[], None]) -> None:
+        """Have `act` called once, from the thread that stops; at once if it is too late."""
+        with self._lock:
+            if not self._event.is_set():
+                self._actions.append(act)
+                return
+        act()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the reading is to end."""
+        return self._event.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep, but not on when stopped; whether it was."""
+        return self._event.wait(max(0.0, seconds))
 
 
 class Source(Protocol):
@@ -46,8 +103,12 @@ class Source(Protocol):
 
     live: bool
 
-    def pictures(self, report: DropReport) -> Iterator[Picture]:
+    def pictures(self, report: DropReport, watch: Watch | None = None) -> Iterator[Picture]:
         """Open anew and yield pictures until the end.
+
+        Args:
+            report: Told of each frame that is lost.
+            watch: Whoever may wait for long heeds it, and gives it signs of life.
 
         Raises:
             SourceError: It cannot be opened, or breaks.

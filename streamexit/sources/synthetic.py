@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from streamexit.preprocessing import Preprocessing
-from streamexit.sources.source import DropReport, Picture
+from streamexit.sources.source import DropReport, Picture, Watch
 
 
 class SyntheticSource:
@@ -32,7 +32,7 @@ class SyntheticSource:
         self._frames = frames
         self._rate = rate
 
-    def pictures(self, report: DropReport) -> Iterator[Picture]:
+    def pictures(self, report: DropReport, watch: Watch | None = None) -> Iterator[Picture]:
         """See `Source`."""
         random = np.random.default_rng(self._seed)
         size = max(2, min(self._height, self._width) // 3)

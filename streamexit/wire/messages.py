@@ -163,13 +163,35 @@ class State(Message):
     since: Timestamp
 
 
+class MediaInfo(Message):
+    """What a source sends."""
+
+    codec: str
+    width: Annotated[int, Field(ge=1)]
+    """As it is to be shown: turned, and with square pixels."""
+    height: Annotated[int, Field(ge=1)]
+    rate: float | None = None
+    """Frames per second that the source declares."""
+    interlaced: bool = False
+
+
 class Status(Message):
     """Retained: how a stream is doing."""
 
     format: Literal["streamexit.status/1"] = Field("streamexit.status/1", alias="schema")
     stream: Id
-    state: Literal["connecting", "online", "reconnecting", "ended", "error"]
+    state: Literal[
+        "connecting",
+        "online",
+        "stalled",
+        "reconnecting",
+        "offline",
+        "disabled",
+        "ended",
+        "error",
+    ]
     reason: str
+    """One word of the list in docs/sources.md; empty when all is well."""
     message: str
     since: Timestamp
     fps: Annotated[float, Field(ge=0)]
@@ -179,6 +201,13 @@ class Status(Message):
     answered: Count
     dropped: dict[str, Count]
     last_result_at: Timestamp | None
+    epoch: Count = 0
+    """Of the latest answer."""
+    media: MediaInfo | None = None
+    abandoned: Count = 0
+    """Decode threads that were given up because they hung, since the start."""
+    hung: Count = 0
+    """Of these, those that hang still."""
 
 
 class Agreement(Message):

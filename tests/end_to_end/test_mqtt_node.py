@@ -242,7 +242,10 @@ def test_embedded_broker(prefer_v5: bool) -> None:
         text=True,
     )
     assert node.stderr
-    url = node.stderr.readline().split("results on ")[1].split()[0]
+    announced = next(
+        line for line in node.stderr if "results on " in line
+    )  # preparations come first
+    url = announced.split("results on ")[1].split()[0]
     watch = subprocess.run(
         [sys.executable, "-m", "streamexit", "watch", "--url", url, "--count", "5"],
         capture_output=True,

@@ -27,7 +27,7 @@ from streamexit.drawing import Annotator, palette
 from streamexit.errors import ConfigurationError
 from streamexit.exits import Budget, ExitRecord
 from streamexit.models.pipeline import load_pipeline
-from streamexit.planning import plan_streams
+from streamexit.planning.streams import plan_streams
 from streamexit.prediction import VOID, Segmentation
 from streamexit.replay import Replay
 from streamexit.runtime import Node

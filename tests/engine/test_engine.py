@@ -104,7 +104,7 @@ class Rig:
             )
         lane = self.streams[stream]
         lane.counters.seen()
-        info = FrameInfo(stream, lane.next_seq, now, now)
+        info = FrameInfo(stream, lane.counters.frames - 1, now, now)
         self.clock.now = now
         self.engine.admit(lane, Frame(info, np.array([[scores]], np.uint8)))
 
@@ -188,7 +188,7 @@ def test_books_balance_when_idle() -> None:
         rig.run()
         rig.engine.check_integrity()
     assert rig.engine.load == 11 - sum(
-        row.record is not None for s in rig.streams.values() for row in s.open_rows
+        row.answer is not None for s in rig.streams.values() for row in s.open_rows
     ) - len(rig.delivered)
     rig.run(flush=True)
     rig.engine.check_integrity()

@@ -242,7 +242,7 @@ def on_both(path: Path, preprocessing: Preprocessing, count: int) -> list[tuple[
     if not importlib.util.find_spec("cupy"):
         absent("cupy (pip install 'streamexit[cuda]')")
     gpu, cpu = CudaConverter(preprocessing, 0), InputConverter(preprocessing)
-    with open_on_gpu(str(path), {}, 0) as container:
+    with open_on_gpu(str(path), device_index=0) as container:
         pictures = list(itertools.islice(container.decode(video=0), count))
         assert all(on_gpu(picture) for picture in pictures)
         inputs = [gpu(picture) for picture in pictures]
@@ -276,5 +276,5 @@ def test_inputs_are_complete_on_a_stream_of_ones_own(make_clip: MakeClip) -> Non
 def test_what_nvdec_cannot_decode_comes_in_memory(make_clip: MakeClip) -> None:
     """H.264 with whole chroma falls back to software, and the picture shows it."""
     path = make_clip("whole_chroma.mp4", frames=3, pix_fmt="yuv444p")
-    with open_on_gpu(str(path), {}, 0) as container:
+    with open_on_gpu(str(path), device_index=0) as container:
         assert not on_gpu(next(container.decode(video=0)))

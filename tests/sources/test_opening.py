@@ -16,7 +16,7 @@ from streamexit.errors import SourceError
 from streamexit.preprocessing import Preprocessing
 from streamexit.sources.joined import JoinedSource
 from streamexit.sources.opening import open_source
-from streamexit.sources.source import DropReport, Picture, Source
+from streamexit.sources.source import DropReport, Picture, Source, Watch
 from streamexit.sources.synthetic import SyntheticSource
 from streamexit.testing import TOY_LABELS, TOY_PREPROCESSING, ListSource, toy_pictures
 
@@ -145,7 +145,7 @@ def test_repeating_nothing_comes_to_an_end() -> None:
         live = False
         openings = 0
 
-        def pictures(self, report: DropReport) -> Iterator[Picture]:
+        def pictures(self, report: DropReport, watch: Watch | None = None) -> Iterator[Picture]:
             self.openings += 1
             if self.openings > 5:
                 pytest.fail("opened again and again without one picture")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamexit.sources.opening import open_source
-from streamexit.sources.sampling import Sampler
+from streamexit.sources.sampling import Sampler, Sampling
 from streamexit.sources.source import Picture
 from streamexit.testing import TOY_LABELS, TOY_PREPROCESSING
 
@@ -23,7 +23,7 @@ def pictures(text: str, frame_rate: float | None) -> list[Picture]:
         preprocessing=TOY_PREPROCESSING,
         labels=TOY_LABELS,
         rate=25.0,
-        frame_rate=frame_rate,
+        sampling=Sampling(frame_rate),
     )
     return list(source.pictures(lambda reason: pytest.fail(reason)))
 
@@ -34,7 +34,7 @@ def pictures(text: str, frame_rate: float | None) -> list[Picture]:
 )
 def test_one_picture_per_slot(rate: float, steps: list[float]) -> None:
     """However uneven the times: never two of one slot, and the first of each slot that has any."""
-    sampler = Sampler(rate)
+    sampler = Sampler(Sampling(rate))
     times = np.cumsum(steps).tolist()
     wanted = [t for t in times if sampler.wants(t)]
     slots = [int(np.floor(t * rate + 1e-6)) for t in wanted]
@@ -45,7 +45,7 @@ def test_one_picture_per_slot(rate: float, steps: list[float]) -> None:
 @given(rate=st.floats(0.1, 60), fps=st.sampled_from([10.0, 12.5, 25.0, 29.97, 30.0]))
 def test_the_glance_ahead_agrees_where_steps_are_even(rate: float, fps: float) -> None:
     """A picture that is wanted is never one that the packets' times ruled out."""
-    sampler = Sampler(rate)
+    sampler = Sampler(Sampling(rate))
     sampler.wants(0.0)
     for i in range(1, 200):
         if sampler.wants(i / fps):
@@ -54,7 +54,7 @@ def test_the_glance_ahead_agrees_where_steps_are_even(rate: float, fps: float) -
 
 def test_all_are_wanted_where_nobody_says_how_many() -> None:
     """Without a rate nothing is skipped."""
-    sampler = Sampler(None)
+    sampler = Sampler(Sampling())
     assert all(sampler.wants(0.0) and sampler.may_want(0.0, 0.1) for _ in range(3))
 
 

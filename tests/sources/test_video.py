@@ -13,6 +13,7 @@ import pytest
 from streamexit.errors import SourceError
 from streamexit.metrics import DropReason
 from streamexit.preprocessing import Preprocessing
+from streamexit.sources.addresses import parse_address
 from streamexit.sources.source import Picture
 from streamexit.sources.video import VideoSource
 from streamexit.testing import TOY_PREPROCESSING
@@ -26,7 +27,7 @@ def read(
 ) -> tuple[list[Picture], list[DropReason]]:
     """All pictures of a file, and why others are missing."""
     drops: list[DropReason] = []
-    return list(VideoSource(str(path), preprocessing).pictures(drops.append)), drops
+    return list(VideoSource(parse_address(str(path)), preprocessing).pictures(drops.append)), drops
 
 
 def packets(path: Path) -> int:
@@ -160,7 +161,7 @@ def test_pictures_come_in_display_order(tmp_path: Path) -> None:
 
 def test_a_source_can_be_read_twice(make_clip: MakeClip) -> None:
     """Each reading opens the file anew and gives the same pictures and times."""
-    source = VideoSource(str(make_clip("twice.mp4", frames=5)), TOY_PREPROCESSING)
+    source = VideoSource(parse_address(str(make_clip("twice.mp4", frames=5))), TOY_PREPROCESSING)
     first, second = (list(source.pictures(lambda _: None)) for _ in range(2))
     assert [p.pts_seconds for p in first] == [p.pts_seconds for p in second]
     np.testing.assert_array_equal([p.image for p in first], [p.image for p in second])
@@ -181,9 +182,9 @@ def write_sound(path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "write", "reason"),
     [
-        ("missing.mp4", lambda _: None, "cannot_open"),
-        ("empty.mp4", lambda path: path.write_bytes(b""), "cannot_open"),
-        ("text.mp4", lambda path: path.write_text("not a video\n" * 50), "cannot_open"),
+        ("missing.mp4", lambda _: None, "not_found"),
+        ("empty.mp4", lambda path: path.write_bytes(b""), "invalid_data"),
+        ("text.mp4", lambda path: path.write_text("not a video\n" * 50), "invalid_data"),
         ("folder.mp4", lambda path: path.mkdir(), "cannot_open"),
         ("sound.wav", write_sound, "no_video"),
     ],
@@ -209,7 +210,7 @@ def test_a_recording_cut_off_before_its_index_is_refused(
     path.write_bytes(whole[: whole.index(b"moov")])
     with pytest.raises(SourceError, match=r"cut\.mp4") as caught:
         read(path)
-    assert caught.value.reason == "cannot_open"
+    assert caught.value.reason == "invalid_data"
 
 
 @pytest.mark.parametrize("name", ["index_first.mp4", "mjpeg.mp4", "matroska.mkv", "transport.ts"])
@@ -225,7 +226,9 @@ def test_every_frame_of_a_truncated_recording_is_accounted_for(
     pictures: list[Picture] = []
     reason = ""
     try:
-        pictures.extend(VideoSource(str(path), TOY_PREPROCESSING).pictures(drops.append))
+        pictures.extend(
+            VideoSource(parse_address(str(path)), TOY_PREPROCESSING).pictures(drops.append)
+        )
     except SourceError as error:
         reason = error.reason
     assert reason == ("truncated" if name.endswith("mp4") else "")  # the others declare no length
@@ -261,7 +264,9 @@ def test_flipped_bytes_cost_pictures_or_the_source_but_nothing_else(
     pictures: list[Picture] = []
     drops: list[DropReason] = []
     try:
-        for picture in VideoSource(str(path), TOY_PREPROCESSING).pictures(drops.append):
+        for picture in VideoSource(parse_address(str(path)), TOY_PREPROCESSING).pictures(
+            drops.append
+        ):
             pictures.append(picture)  # noqa: PERF402  # keep those before an error
     except SourceError as error:
         assert str(path) in str(error)  # noqa: PT017
@@ -298,4 +303,4 @@ def test_one_undecodable_picture_costs_one_frame(
 )
 def test_network_streams_are_live_and_files_are_not(url: str, live: bool) -> None:
     """Whether a source can be made to wait follows from its address, before it is opened."""
-    assert VideoSource(url, TOY_PREPROCESSING).live is live
+    assert VideoSource(parse_address(url), TOY_PREPROCESSING).live is live

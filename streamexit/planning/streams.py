@@ -13,14 +13,13 @@ from streamexit.backends.opening import BackendOptions, device_costs
 from streamexit.budget.terms import Terms
 from streamexit.config.schema import NodeConfiguration, StreamSection
 from streamexit.documents import Document
-from streamexit.errors import BudgetError, ConfigurationError, PipelineError, SourceError
+from streamexit.errors import BudgetError, ConfigurationError, PipelineError
 from streamexit.exits import Budget, CostTable
 from streamexit.models.pipeline import Pipeline, load_pipeline
+from streamexit.planning.source import plan_source
 from streamexit.scheduling.policy import ExitPolicy, load_policy
 from streamexit.scheduling.thresholds import ThresholdTable
 from streamexit.sources.cuda_converter import load_cupy
-from streamexit.sources.joined import JoinedSource
-from streamexit.sources.opening import open_source
 from streamexit.sources.source import Source
 from streamexit.wire.maps import MapEncoder, MaskOptions
 
@@ -142,24 +141,7 @@ def _plan_stream(
         policy = load_policy(pipeline.policy_file(section.policy), pipeline.costs.fractions)
     except PipelineError as error:
         raise ConfigurationError(f"{document.where('streams', i, 'policy')}: {error}") from error
-    try:
-        source = open_source(
-            section.source,
-            preprocessing=pipeline.network.preprocessing,
-            labels=pipeline.labels,
-            base=document.path.parent,
-            rate=section.rate,
-            frame_rate=section.frame_rate,
-            gpu=plan_decoder(document),
-        )
-    except SourceError as error:
-        raise ConfigurationError(f"{document.where('streams', i, 'source')}: {error}") from error
-    if section.loop and source.live:
-        raise ConfigurationError(
-            f"{document.where('streams', i, 'loop')}: a live source has no end to start again from"
-        )
-    if section.loop:
-        source = JoinedSource([source], repeat=True)
+    source = plan_source(document, i, pipeline, plan_decoder(document))
     maps = _plan_maps(document, i, pipeline)
     table = policy.table if costs is pipeline.costs else policy.table.costing(costs.fractions)
     return PlannedStream(section, pipeline, policy, costs, table, budget, terms, source, maps)

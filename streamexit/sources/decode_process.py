@@ -1,0 +1,155 @@
+"""A source that is read in a process of its own, so that a codec that crashes or hangs takes nothing along.
+
+Pictures come through shared memory without a name, which vanishes with its last user; all else is one
+line of JSON per message. The child is trusted with nothing: what it sends is checked, never unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import IO, Any, get_args
+
+import numpy as np
+
+from streamexit.errors import SourceError
+from streamexit.frame import Media
+from streamexit.metrics import DropReason
+from streamexit.preprocessing import Preprocessing
+from streamexit.redact import redact
+from streamexit.sources.addresses import NO_OPTIONS, SourceOptions, parse_address
+from streamexit.sources.life import REASONS
+from streamexit.sources.source import DropReport, Picture, Watch
+
+SLOTS = 4
+LONGEST_LINE = 1 << 16
+CHILD = "streamexit.sources.decode_child"
+
+
+class ProcessSource:
+    """Another source, in a process of its own.
+
+    Args:
+        text: As for `open_source`.
+        preprocessing: Of the pipeline.
+        base: As for `open_source`.
+        options: As for `open_source`.
+        how: Further arguments of `open_source`.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        preprocessing: Preprocessing,
+        base: Path,
+        options: SourceOptions = NO_OPTIONS,
+        **how: Any,
+    ) -> None:
+        address = parse_address(text, options, base=base)
+        self.live = address.live
+        self._shown = str(address)
+        self._shape = (preprocessing.height, preprocessing.width, 3)
+        where = {"text": text, "base": base.absolute(), "options": options}
+        self._request = {"preprocessing": preprocessing, **where, **how}
+
+    def pictures(self, report: DropReport, watch: Watch | None = None) -> Iterator[Picture]:
+        """See `Source`."""
+        watch = watch or Watch()
+        with ExitStack() as stack:
+            size = int(np.prod(self._shape))
+            memory = os.memfd_create("streamexit", os.MFD_CLOEXEC)
+            stack.callback(os.close, memory)
+            os.ftruncate(memory, SLOTS * size)
+            slots = stack.enter_context(mmap.mmap(memory, SLOTS * size, prot=mmap.PROT_READ))
+            child = subprocess.Popen(
+                [sys.executable, "-m", CHILD, str(memory)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(memory,),
+            )
+            stack.callback(_end, child)
+            watch.on_stop(child.kill)
+            assert child.stdin
+            assert child.stdout
+            with suppress(BrokenPipeError):
+                pickle.dump(self._request, child.stdin)
+                child.stdin.flush()
+            for message in self._messages(child, child.stdout, watch):
+                if "slot" not in message:
+                    self._note(message, report, watch)
+                    continue
+                slot = int(message["slot"])
+                start = size * (slot % SLOTS)
+                image = np.frombuffer(slots, np.uint8, size, start).reshape(self._shape).copy()
+                with suppress(BrokenPipeError):
+                    child.stdin.write(bytes([slot % SLOTS]))
+                    child.stdin.flush()
+                yield _picture(image, message)
+
+    def _messages(
+        self, child: subprocess.Popen[bytes], lines: IO[bytes], watch: Watch
+    ) -> Iterator[dict[str, Any]]:
+        """What the child says, until it says that it has come to the end."""
+        while line := lines.readline(LONGEST_LINE):
+            try:
+                message = json.loads(line)
+                if not isinstance(message, dict):
+                    raise TypeError("not a message")
+                if message.get("end"):
+                    return
+                yield message
+            except (ValueError, TypeError, KeyError) as error:
+                raise self._crashed(f"sent nonsense ({type(error).__name__})") from error
+        if watch.stopped:
+            return
+        code = child.wait()
+        died = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        raise self._crashed(f"died ({died})")
+
+    def _note(self, message: Mapping[str, Any], report: DropReport, watch: Watch) -> None:
+        if message.get("alive"):
+            watch.alive()
+        elif message.get("lost") in get_args(DropReason):
+            report(message["lost"])
+        elif "error" in message:
+            reason = message.get("reason")
+            known = reason if reason in REASONS else "internal"
+            raise SourceError(redact(str(message["error"])), reason=known)
+
+    def _crashed(self, how: str) -> SourceError:
+        return SourceError(
+            f"{self._shown}: its decoder's process {how}; nothing else is affected",
+            reason="crashed",
+        )
+
+
+def _picture(image: Any, message: Mapping[str, Any]) -> Picture:
+    media, size = message["media"], message["size"]
+    return Picture(
+        image,
+        float(message["pts"]),
+        message["label"],
+        (int(size[0]), int(size[1])) if size else None,
+        media=Media(**media) if media else None,
+        epoch=int(message["epoch"]),
+        lag_seconds=float(message["lag"]),
+    )
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    child.kill()
+    child.wait()
+    for pipe in (child.stdin, child.stdout):
+        if pipe:
+            with suppress(OSError):
+                pipe.close()

@@ -1,0 +1,127 @@
+"""A folder into which somebody puts recordings: each is played once it is whole, for ever."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from streamexit.errors import SourceError
+from streamexit.sources.access import Access, file_error
+from streamexit.sources.source import DropReport, Picture, Source, Watch
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".flv",
+     ".wmv", ".3gp", ".264", ".h264", ".265", ".h265", ".hevc", ".mjpg", ".mjpeg"}
+)  # fmt: skip
+
+LOOK_SECONDS = 0.5
+"""Between two looks into the folder; file systems of other machines send no notices."""
+
+FIRST_STEP = 0.04
+"""Seconds between two recordings when the first has one picture only."""
+
+
+class WatchedSource:
+    """Recordings of a folder in the order in which they were last written to.
+
+    One that cannot be read is reported, logged and left behind.
+
+    Args:
+        folder: Sub-folders are not looked into.
+        open_recording: Makes a source of a file.
+        access: What may be read.
+        existing: Begin with the recordings that are there; else they are left alone.
+        settle_seconds: A recording is whole once it has not changed for so long.
+        clock: Seconds, monotonic.
+    """
+
+    live = False
+
+    def __init__(
+        self,
+        folder: Path,
+        open_recording: Callable[[Path], Source],
+        access: Access,
+        *,
+        existing: bool,
+        settle_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder = folder
+        self._open_recording = open_recording
+        self._access = access
+        self._settle_seconds = settle_seconds
+        self._clock = clock
+        self._known: dict[Path, tuple[tuple[int, int], float]] = {}
+        self._done = set() if existing else set(self._look())
+
+    def pictures(self, report: DropReport, watch: Watch | None = None) -> Iterator[Picture]:
+        """See `Source`; timestamps go on from recording to recording, each an epoch of its own."""
+        watch = watch or Watch()
+        offset, step, epoch = 0.0, FIRST_STEP, 0
+        while not watch.stopped:
+            path = self._next()
+            if path is None:
+                watch.alive()
+                watch.wait(LOOK_SECONDS)
+                continue
+            last = None
+            for picture in self._play(path, report, watch):
+                pts = offset + picture.pts_seconds
+                step = pts - last if last is not None else step
+                last = pts
+                yield replace(picture, pts_seconds=pts, epoch=epoch + picture.epoch)
+            if last is not None:
+                offset, epoch = last + step, epoch + 1
+
+    def _play(self, path: Path, report: DropReport, watch: Watch) -> Iterator[Picture]:
+        try:
+            yield from self._open_recording(path).pictures(report, watch)
+        except SourceError as error:
+            log.warning("%s: %s", error.reason, error)
+            report("unreadable_recording")
+
+    def _next(self) -> Path | None:
+        """The oldest recording that is whole and has not been played."""
+        found = self._look()
+        self._done &= set(found)
+        now = self._clock()
+        waiting = {path: shape for path, shape in found.items() if path not in self._done}
+        self._known = {
+            path: self._known[path]
+            if path in self._known and self._known[path][0] == shape
+            else (shape, now)
+            for path, shape in waiting.items()
+        }
+        whole = [
+            (shape[1], path)
+            for path, (shape, since) in self._known.items()
+            if now - since >= self._settle_seconds
+        ]
+        if not whole:
+            return None
+        _, path = min(whole)
+        self._done.add(path)
+        return path
+
+    def _look(self) -> dict[Path, tuple[int, int]]:
+        """Size and time of change in nanoseconds of every recording in the folder."""
+        self._access.check_path(self._folder)
+        found = {}
+        try:
+            for path in self._folder.iterdir():
+                if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+                    status = path.stat()
+                    found[path] = (status.st_size, status.st_mtime_ns)
+        except FileNotFoundError as error:
+            if self._folder.is_dir():
+                return found  # one was taken away while we looked
+            raise file_error(self._folder, error) from error
+        except OSError as error:
+            raise file_error(self._folder, error) from error
+        return found
