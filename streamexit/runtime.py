@@ -254,6 +254,7 @@ class Node:
             pace=section.pace,
             patience=plan_patience(section),
             max_age=max_age(section, live=plan.source.live),
+            fallback=plan.fallback,
         )
         zone = self._configuration.node.timezone
         schedule = Schedule(section.enabled, section.active_hours or (), zone)

@@ -44,8 +44,8 @@ LIVE_ONLY = (
 
 def plan_source(
     document: Document[NodeConfiguration], i: int, pipeline: Pipeline, gpu: int | None
-) -> Source:
-    """The source of streams[i], not yet opened.
+) -> tuple[Source, Source | None]:
+    """The source of streams[i], not yet opened, and what to read it with when threads hang in it.
 
     Args:
         document: The configuration.
@@ -76,7 +76,7 @@ def _plan(
     section: StreamSection,
     pipeline: Pipeline,
     gpu: int | None,
-) -> Source:
+) -> tuple[Source, Source | None]:
     base, access = document.path.parent, plan_access(document)
     text, options = _text_and_options(section, base)
     address = parse_address(text, options, base=base)
@@ -100,9 +100,11 @@ def _plan(
             raise _Misfit("decode", "pictures on a GPU cannot leave their process; use thread")
         if address.kind == "stdin":
             raise _Misfit("decode", "stdin belongs to the node's own process; use thread")
-        return ProcessSource(text, **how)
+        return ProcessSource(text, **how), None
     source = open_source(text, gpu=gpu, **how)
-    return JoinedSource([source], repeat=True) if section.loop else source
+    if section.loop:
+        return JoinedSource([source], repeat=True), None
+    return source, ProcessSource(text, **how) if address.live and gpu is None else None
 
 
 def plan_access(document: Document[NodeConfiguration]) -> Access:

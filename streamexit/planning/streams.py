@@ -39,6 +39,7 @@ class PlannedStream:
         budget: As it was configured.
         terms: The same as a share of the full network's cost.
         source: Not yet opened.
+        fallback: See `Reader`.
         maps: What of segmentation maps is sent; None for tasks without maps.
     """
 
@@ -50,6 +51,7 @@ class PlannedStream:
     budget: Budget
     terms: Terms
     source: Source
+    fallback: Source | None = None
     maps: MapEncoder | None = None
 
 
@@ -141,10 +143,12 @@ def _plan_stream(
         policy = load_policy(pipeline.policy_file(section.policy), pipeline.costs.fractions)
     except PipelineError as error:
         raise ConfigurationError(f"{document.where('streams', i, 'policy')}: {error}") from error
-    source = plan_source(document, i, pipeline, plan_decoder(document))
+    source, fallback = plan_source(document, i, pipeline, plan_decoder(document))
     maps = _plan_maps(document, i, pipeline)
     table = policy.table if costs is pipeline.costs else policy.table.costing(costs.fractions)
-    return PlannedStream(section, pipeline, policy, costs, table, budget, terms, source, maps)
+    return PlannedStream(
+        section, pipeline, policy, costs, table, budget, terms, source, fallback, maps
+    )
 
 
 def _plan_costs(

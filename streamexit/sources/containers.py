@@ -176,6 +176,10 @@ def translated(address: Address, error: FFmpegError) -> SourceError:
             f"{address}: the connection broke before an answer, or the answer makes no sense",
             reason="connection_lost",
         )
+    if isinstance(error, EOFError) and not address.live:
+        return SourceError(
+            f"{address}: ends before there is anything to see", reason="invalid_data"
+        )
     for kinds, reason, meaning in _MEANINGS:
         if isinstance(error, kinds):
             return SourceError(f"{address}: {meaning}", reason=reason)

@@ -7,6 +7,7 @@ line of JSON per message. The child is trusted with nothing: what it sends is ch
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 import pickle
@@ -23,7 +24,7 @@ import numpy as np
 from streamexit.errors import SourceError
 from streamexit.frame import Media
 from streamexit.metrics import DropReason
-from streamexit.preprocessing import Preprocessing
+from streamexit.preprocessing import Image, Preprocessing
 from streamexit.redact import redact
 from streamexit.sources.addresses import NO_OPTIONS, SourceOptions, parse_address
 from streamexit.sources.life import REASONS
@@ -88,13 +89,20 @@ class ProcessSource:
                 if "slot" not in message:
                     self._note(message, report, watch)
                     continue
-                slot = int(message["slot"])
-                start = size * (slot % SLOTS)
-                image = np.frombuffer(slots, np.uint8, size, start).reshape(self._shape).copy()
+                try:
+                    slot = int(message["slot"]) % SLOTS
+                    picture = _picture(self._copied(slots, slot), message)
+                except (ValueError, TypeError, KeyError) as error:
+                    raise self._crashed(f"sent nonsense ({type(error).__name__})") from error
                 with suppress(BrokenPipeError):
-                    child.stdin.write(bytes([slot % SLOTS]))
+                    child.stdin.write(bytes([slot]))
                     child.stdin.flush()
-                yield _picture(image, message)
+                yield picture
+
+    def _copied(self, slots: mmap.mmap, slot: int) -> Image:
+        height, width, channels = self._shape
+        size = height * width * channels
+        return np.frombuffer(slots, np.uint8, size, size * slot).reshape(self._shape).copy()
 
     def _messages(
         self, child: subprocess.Popen[bytes], lines: IO[bytes], watch: Watch
@@ -133,16 +141,19 @@ class ProcessSource:
         )
 
 
-def _picture(image: Any, message: Mapping[str, Any]) -> Picture:
-    media, size = message["media"], message["size"]
+def _picture(image: Image, message: Mapping[str, Any]) -> Picture:
+    media, size, label = message["media"], message["size"], message["label"]
+    pts, lag = float(message["pts"]), float(message["lag"])
+    if not (math.isfinite(pts) and math.isfinite(lag)):
+        raise ValueError("a time that is none")
     return Picture(
         image,
-        float(message["pts"]),
-        message["label"],
+        pts,
+        None if label is None else int(label),
         (int(size[0]), int(size[1])) if size else None,
         media=Media(**media) if media else None,
         epoch=int(message["epoch"]),
-        lag_seconds=float(message["lag"]),
+        lag_seconds=lag,
     )
 
 

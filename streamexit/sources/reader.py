@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 Pace = Literal["realtime", "fast"]
 
 MOST_HUNG = 3
-"""Abandoned threads of a stream that still hang; with more, it is not tried again until one returns."""
+"""Abandoned threads of a stream that still hang; beyond, no further thread is risked."""
 
 RECORDING_PATIENCE = 6
 """A recording may take so many times as long: what is large, or on a slow disk, is not gone."""
@@ -51,13 +51,17 @@ class _Attempt:
     """One opening of the source.
 
     Attributes:
+        source: What is opened.
         watch: Its signs of life, and its end.
         thread: Runs it.
         opened: Whether a picture came.
         loss: Why the source lost a frame since its last picture; empty if it did not.
     """
 
-    def __init__(self, name: str, run: Callable[[_Attempt], None], watch: Watch) -> None:
+    def __init__(
+        self, source: Source, name: str, run: Callable[[_Attempt], None], watch: Watch
+    ) -> None:
+        self.source = source
         self.watch = watch
         self.opened = False
         self.loss = ""
@@ -82,6 +86,8 @@ class Reader:
         max_age: Of a live source: seconds after which a frame's answer is of no use.
         clock: Seconds, monotonic.
         chance: Random numbers in [0, 1).
+        fallback: The same source, read in a way that can always be ended: a process of its own. Taken
+            while `MOST_HUNG` threads hang.
     """
 
     def __init__(
@@ -97,9 +103,11 @@ class Reader:
         max_age: float = float("inf"),
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
+        fallback: Source | None = None,
     ) -> None:
         self._stream_id = stream_id
         self._source = source
+        self._fallback = fallback
         self._buffer = buffer
         self._on_state = on_state
         self._paced = pace == "realtime" and not source.live
@@ -235,13 +243,13 @@ class Reader:
     def _retry(self, now: float) -> None:
         if now < self._retry_at:
             return
-        if self.hung >= MOST_HUNG:
+        if self.hung >= MOST_HUNG and self._fallback is None:
             if self.state.reason != "hung":
                 self._change(
                     "offline",
                     "hung",
                     f"stream {self._stream_id}: {self.hung} decode threads hang inside FFmpeg; no "
-                    "further one is risked until one returns. With `decode: process` they can be ended",
+                    "further one is risked until one returns",
                 )
             return
         self._begin_again()
@@ -255,7 +263,15 @@ class Reader:
         self._begin()
 
     def _begin(self) -> None:
-        self._attempt = _Attempt(f"decode-{self._stream_id}", self._run, Watch(self._clock))
+        source = self._source
+        if self._fallback is not None and self.hung >= MOST_HUNG:
+            source = self._fallback
+            log.warning(
+                "stream %s: %d decode threads hang inside FFmpeg; it is tried in a process of its own",
+                self._stream_id,
+                self.hung,
+            )
+        self._attempt = _Attempt(source, f"decode-{self._stream_id}", self._run, Watch(self._clock))
         self._attempt.thread.start()
 
     def _settle(self, outcome: StreamState) -> None:
@@ -315,7 +331,7 @@ class Reader:
         def report(reason: DropReason) -> None:
             self._report_drop(attempt, reason)
 
-        for picture in self._source.pictures(report, attempt.watch):
+        for picture in attempt.source.pictures(report, attempt.watch):
             attempt.watch.silent_since = None
             if first_pts is None:
                 first_pts = picture.pts_seconds

@@ -45,6 +45,8 @@ class Timeline:
             placed = self._follow(raw, self._last)
         if raw is not None:
             self._raw = raw
+        elif self._raw is not None:
+            self._raw += self._step
         self._last = placed
         self._lasting = lasting or self._step
         return placed
@@ -54,11 +56,9 @@ class Timeline:
         return raw + self._offset if self._last is not None else 0.0
 
     def _follow(self, raw: float, last: float) -> float:
-        if self._raw is not None:
-            gap = raw - self._raw
-            if gap < -BACK_SECONDS or gap > self._lasting + JUMP_SECONDS:
-                self.epoch += 1
-                self._offset = last + self._step - raw
-        elif raw + self._offset < last:  # the frames before had no timestamps
+        gap = 0.0 if self._raw is None else raw - self._raw
+        jumped = gap < -BACK_SECONDS or gap > self._lasting + JUMP_SECONDS
+        self.epoch += jumped
+        if jumped or self._raw is None:  # or the frames before had no timestamps
             self._offset = last + self._step - raw
         return max(raw + self._offset, last + SHORTEST_STEP)

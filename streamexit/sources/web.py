@@ -324,7 +324,11 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
-        self._access.check_host(urlsplit(newurl).hostname or "", self._own)
+        try:
+            self._access.check_host(urlsplit(newurl).hostname or "", self._own)
+        except SourceError:
+            fp.close()
+            raise
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

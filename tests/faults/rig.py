@@ -163,8 +163,8 @@ class Ear:
                     )
 
     def tail(self) -> list[Said]:
-        """The latest status messages, for people."""
-        return [one for one in self.said if one.leaf == "status"][-6:]
+        """The latest status message of each stream, for people."""
+        return list({one.stream: one for one in self.said if one.leaf == "status"}.values())
 
     def result(self, stream: str, *, since: float, within: float = PATIENCE) -> Said:
         """The first result of a stream after `since`."""

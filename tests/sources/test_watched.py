@@ -1,0 +1,119 @@
+"""A folder into which recordings come."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from streamexit.errors import SourceError
+from streamexit.sources.access import Access
+from streamexit.sources.addresses import parse_address
+from streamexit.sources.source import Picture, Watch
+from streamexit.sources.video import VideoSource
+from streamexit.sources.watched import WatchedSource
+from streamexit.testing import TOY_PREPROCESSING, ManualClock
+
+MakeClip = Callable[..., Path]
+
+
+class Rig(Watch):
+    """A watch whose waiting lets time pass, and does what the test wants to happen meanwhile."""
+
+    def __init__(self, folder: Path, *, existing: bool = False) -> None:
+        super().__init__()
+        self.clock = ManualClock()
+        self.then: list[Callable[[], object]] = []
+        self.drops: list[str] = []
+        self.source = WatchedSource(
+            folder,
+            lambda path: VideoSource(parse_address(str(path)), TOY_PREPROCESSING),
+            Access(),
+            existing=existing,
+            settle_seconds=2.0,
+            clock=self.clock,
+        )
+
+    def wait(self, seconds: float) -> bool:
+        """See `Watch`: nobody sleeps here."""
+        self.clock.advance(seconds)
+        if self.clock.now % 5 < seconds:
+            if not self.then:
+                self.stop()
+            else:
+                self.then.pop(0)()
+        return self.stopped
+
+    def pictures(self) -> Iterator[Picture]:
+        """Until there is nothing more to happen."""
+        return self.source.pictures(self.drops.append, self)
+
+
+def test_recordings_are_played_as_they_come(make_clip: MakeClip, tmp_path: Path) -> None:
+    """Those that come later, once each, in order, on one time line; other files and old ones are not."""
+    clip = make_clip("part.mp4", frames=10)
+    shutil.copy(clip, tmp_path / "old.mp4")
+    rig = Rig(tmp_path)
+    (tmp_path / "notes.txt").write_text("no recording")
+    rig.then = [
+        lambda: shutil.copy(clip, tmp_path / "a.mp4"),
+        lambda: shutil.copy(clip, tmp_path / ".hidden.mp4"),
+        lambda: shutil.copy(clip, tmp_path / "b.mp4"),
+    ]
+    pictures = list(rig.pictures())
+    assert len(pictures) == 20
+    assert [p.epoch for p in pictures] == [0] * 10 + [1] * 10
+    assert all(a.pts_seconds < b.pts_seconds for a, b in pairwise(pictures))
+    assert rig.drops == []
+
+
+def test_existing_recordings_are_played_if_wanted(make_clip: MakeClip, tmp_path: Path) -> None:
+    """The oldest first."""
+    shutil.copy(make_clip("part.mp4", frames=10), tmp_path / "old.mp4")
+    assert len(list(Rig(tmp_path, existing=True).pictures())) == 10
+
+
+def test_a_recording_that_is_being_written_is_waited_for(
+    make_clip: MakeClip, tmp_path: Path
+) -> None:
+    """It is played once it has stopped growing, whole."""
+    content = make_clip("part.mp4", frames=10).read_bytes()
+    rig = Rig(tmp_path)
+    file = tmp_path / "growing.mp4"
+
+    def write(share: float) -> Callable[[], object]:
+        return lambda: file.write_bytes(content[: int(share * len(content))])
+
+    rig.source._settle_seconds = 7.0  # longer than between two writes
+    rig.then = [write(0.3), write(0.6), write(1.0), lambda: None, lambda: None]
+    assert len(list(rig.pictures())) == 10
+    assert rig.drops == []
+
+
+def test_one_that_cannot_be_read_is_left_behind(
+    make_clip: MakeClip, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is counted and named in the log; the next one is played."""
+    clip = make_clip("part.mp4", frames=10)
+    rig = Rig(tmp_path)
+    rig.then = [
+        lambda: (tmp_path / "broken.mp4").write_text("no video"),
+        lambda: shutil.copy(clip, tmp_path / "good.mp4"),
+    ]
+    assert len(list(rig.pictures())) == 10
+    assert rig.drops == ["unreadable_recording"]
+    assert "broken.mp4" in caplog.text
+
+
+def test_a_folder_that_is_gone_is_an_error(tmp_path: Path) -> None:
+    """And no endless wait."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    rig = Rig(folder)
+    rig.then = [folder.rmdir, lambda: None]
+    with pytest.raises(SourceError) as caught:
+        list(rig.pictures())
+    assert caught.value.reason == "not_found"
