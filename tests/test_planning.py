@@ -110,3 +110,61 @@ def test_looped_recording_starts_again(tmp_path: Path, toy_pipeline: Path) -> No
     pictures = stream.source.pictures(lambda reason: None)
     times = [next(pictures).pts_seconds for _ in range(8)]
     assert times == sorted(set(times))
+
+
+def test_a_source_that_is_not_there_is_refused(tmp_path: Path, toy_pipeline: Path) -> None:
+    """A file is looked for beside the configuration, and refused when it is not there."""
+    message = refusal(tmp_path, toy_pipeline, source="clip.mp4")
+    assert "line 8, streams[0].source: 'clip.mp4'" in message
+    assert str(tmp_path / "clip.mp4") in message
+    (tmp_path / "clip.mp4").touch()
+    assert not plan(tmp_path, toy_pipeline, source="clip.mp4")[0].source.live
+
+
+RTSP = "rtsp://127.0.0.1/x"
+
+
+@pytest.mark.parametrize(
+    ("keys", "wanted"),
+    [
+        ({"max_age_s": "1"}, ["max_age_s", "live streams"]),
+        ({"active_hours": "[07:00-19:00]"}, ["active_hours", "live streams"]),
+        ({"attempts": "3"}, ["attempts", "live streams"]),
+        ({"source": RTSP, "active_hours": "[7-19]"}, ["active_hours", "07:00-19:00"]),
+        ({"source": RTSP, "every": "2", "frame_rate": "5"}, ["exclude each other"]),
+        ({"source": "'-'", "decode": "process"}, ["decode", "stdin"]),
+        ({"source": "{url: 'rtsp://c/1', size: 1x1}"}, ["size is for usb"]),
+        ({"source": "{url: 'rtsp://c/1', sise: 1x1}"}, ["sise"]),
+        ({"source": "{url: 'usb:0', size: big}"}, ["size"]),
+        ({"source": "watch:nowhere"}, ["no such folder"]),
+        ({"source": "rtsp://169.254.169.254/x"}, ["access.networks"]),
+        ({"source": "rtps://cam/1"}, ["did you mean"]),
+    ],
+)
+def test_sources_that_cannot_be_are_refused(
+    tmp_path: Path, toy_pipeline: Path, keys: dict[str, str], wanted: list[str]
+) -> None:
+    """The message names the key and what would be right, before anything is opened."""
+    message = refusal(tmp_path, toy_pipeline, **keys)
+    assert all(text in message for text in ["streams[0].", *wanted])
+
+
+def test_live_streams_can_fall_back_on_a_process(tmp_path: Path, toy_pipeline: Path) -> None:
+    """Where threads hang; recordings and streams that have a process already have no need to."""
+    assert plan(tmp_path, toy_pipeline, source=RTSP)[0].fallback is not None
+    assert plan(tmp_path, toy_pipeline)[0].fallback is None
+    assert plan(tmp_path, toy_pipeline, source=RTSP, decode="process")[0].fallback is None
+
+
+def test_access_is_the_nodes(tmp_path: Path, toy_pipeline: Path) -> None:
+    """Schemes and roots of the configuration hold for every stream."""
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / "a.mp4").touch()
+    (tmp_path / "b.mp4").touch()
+    for access, refused, allowed in (
+        ("{schemes: [rtsp]}", "clips/a.mp4", RTSP),
+        ("{roots: [clips]}", "b.mp4", "clips/a.mp4"),
+    ):
+        more = {"shadow": f"0.01\naccess: {access}"}  # the next key at the top
+        assert "access." in refusal(tmp_path, toy_pipeline, source=refused, **more)
+        assert plan(tmp_path, toy_pipeline, source=allowed, **more)

@@ -218,3 +218,25 @@ def test_an_outbox_is_crowded_when_more_than_half_full() -> None:
     assert crowded == [False, False, True, True]
     taken(outbox, 2)
     assert not outbox.crowded
+
+
+def test_frames_that_have_expired_are_dropped_when_they_are_taken() -> None:
+    """The next one knows how many, also if it comes later; one that is in time is taken."""
+    frames = buffer(10, live=True)
+    for i, expires_at in enumerate((1.0, 1.0, 5.0)):
+        old = frame(i, dropped_before=1)
+        old.info.expires_at = expires_at
+        frames.put(old)
+    first = frames.take(now=2.0)
+    assert first is not None
+    assert (first.info.index, first.info.dropped_before) == (2, 5)
+    late = frame(3)
+    late.info.expires_at = 1.0
+    frames.put(late)
+    assert frames.take(now=2.0) is None
+    frames.put(frame(4))
+    last = frames.take(now=2.0)
+    assert last is not None
+    assert (last.info.index, last.info.dropped_before) == (4, 1)
+    assert frames.counters.dropped == {"too_old": 3}
+    assert frames.statistics().dropped == 0  # not for want of room

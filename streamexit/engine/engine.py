@@ -23,8 +23,8 @@ Wait = Literal["always", "unless_busy", "when_full"]
 runs, only when the device has as many as it takes, which does not depend on how fast it is."""
 
 
-LATENCY_GAIN = 0.1
-"""Weight of the latest frame in the usual latency."""
+INTERVAL_GAIN = 0.1
+"""Weight of the latest row in the usual time between two that leave."""
 
 
 class _Answer(NamedTuple):
@@ -89,23 +89,10 @@ class StreamLane:
     open_rows: deque[Row] = field(default_factory=deque, init=False)
     next_seq: int = field(default=0, init=False)
     owed_drops: int = field(default=0, init=False)
-    _latency: float = field(default=0.0, init=False)
 
     def due(self, row: Row, now: float) -> float:
         """Until when a row that comes to a stage now waits there for others."""
         return min(now + self.max_wait, max(now, row.admitted_at + self.deadline))
-
-    @property
-    def usual_latency(self) -> float:
-        """Seconds from admission to answer, of late: what a frame admitted now would still get older.
-
-        While nothing is open there is nothing to judge by, and a frame is tried.
-        """
-        return self._latency if self.open_rows else 0.0
-
-    def took(self, seconds: float) -> None:
-        """Learn from a frame that took so long."""
-        self._latency += LATENCY_GAIN * (seconds - self._latency)
 
 
 @dataclass(slots=True)
@@ -146,11 +133,33 @@ class PipelineLane:
         self.weight = 0.0
         self.inside = 0
         self.served = 0.0
+        self._interval = 0.0
+        self._last_left = 0.0
 
     @property
     def has_room(self) -> bool:
         """Whether another frame may be admitted."""
         return self.inside < self.capacity
+
+    @property
+    def expected_latency(self) -> float:
+        """Seconds until a row that came in now would leave: those before it, at the pace of late.
+
+        Of an empty lane nothing is expected: a pace that was bad once must not keep all out for ever.
+        """
+        return self._interval * (self.inside + 1) if self.inside else 0.0
+
+    def came(self, now: float) -> None:
+        """Count a row in."""
+        if not self.inside:
+            self._last_left = now
+        self.inside += 1
+
+    def left(self, now: float) -> None:
+        """Count a row out."""
+        self.inside -= 1
+        self._interval += INTERVAL_GAIN * (now - self._last_left - self._interval)
+        self._last_left = now
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +231,7 @@ class Engine:
         lane = stream.pipeline
         if not lane.inside:  # what it did not use while it was idle is not owed to it
             lane.served = max(lane.served, self._served_last)
-        lane.inside += 1
+        lane.came(now)
         lane.batcher.add(0, row, stream=stream.stream_id, due=stream.due(row, now))
 
     def step(self, *, flush: bool = False, wait: Wait = "always") -> bool:
@@ -358,7 +367,7 @@ class Engine:
     def _leave(
         self, lane: PipelineLane, row: Row, k: int, result: StageResult, i: int, now: float
     ) -> None:
-        lane.inside -= 1
+        lane.left(now)
         row.state = None
         if row.passage.shadow:
             _learn(lane.task, row)
@@ -366,15 +375,13 @@ class Engine:
             row.seen[-1] if row.seen else lane.task.prediction(result.answer, i, row.frame.size)
         )
         row.answer = _Answer(k, result.scores[i], prediction, now)
-        row.stream.took(now - row.admitted_at)
         self._hand_out(row.stream)
 
     def _expire(self, lane: PipelineLane, row: Row, k: int, now: float) -> None:
         """Give up a row whose answer would be too old; what it has spent stays spent."""
-        lane.inside -= 1
+        lane.left(now)
         row.state, row.expired = None, True
         row.stream.controller.withdrawn(row.passage, k)
-        row.stream.took(now - row.admitted_at)
         self._hand_out(row.stream)
 
     def _hand_out(self, stream: StreamLane) -> None:

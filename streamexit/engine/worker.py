@@ -21,6 +21,10 @@ Result = TypeVar("Result")
 
 SNAPSHOT_EVERY_SECONDS = 0.2
 LONGEST_WAIT_SECONDS = 0.2
+EXPECTATION_MARGIN = 2.0
+"""A frame is taken in only if it would be in time even if it took so many times as long as expected:
+one that expires on its way has cost compute for nothing."""
+
 GLANCE_SECONDS = 0.001
 """How often the device is looked at while it has work but room for more, too."""
 
@@ -186,7 +190,8 @@ class EngineWorker:
     def _take(self, feed: Feed, hold: bool) -> Frame | None:
         if not feed.lane.pipeline.has_room or (hold and not feed.buffer.live):
             return None
-        return feed.buffer.take(self._clock() + feed.lane.usual_latency)
+        expected = feed.lane.pipeline.expected_latency
+        return feed.buffer.take(self._clock() + EXPECTATION_MARGIN * expected)
 
     def _patience(self, now: float) -> float:
         if self._engine.in_flight:

@@ -13,12 +13,13 @@ import socket
 import ssl
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from streamexit.errors import SourceError
 from streamexit.sources.access import Access
-from streamexit.sources.addresses import Address
+from streamexit.sources.addresses import Address, SourceOptions
 
 AGENT = "streamexit"
 HLS_TYPES = ("application/vnd.apple.mpegurl", "application/x-mpegurl", "audio/mpegurl")
@@ -162,7 +163,7 @@ class Web:
         handlers: list[urllib.request.BaseHandler] = [
             urllib.request.ProxyHandler({}),  # cameras are here, not behind the office's proxy
             _PinnedHttp(self._access),
-            _PinnedHttps(self._access, _tls(options.tls_verify, options.ca_file)),
+            _PinnedHttps(self._access, options),
             _CheckedRedirects(self._access, self._own),
         ]
         if options.username is not None:
@@ -282,12 +283,14 @@ class _PinnedHttp(urllib.request.HTTPHandler):
 
 
 class _PinnedHttps(urllib.request.HTTPSHandler):
-    def __init__(self, access: Access, context: ssl.SSLContext) -> None:
-        super().__init__(context=context)
-        self._access, self._tls = access, context
+    def __init__(self, access: Access, options: SourceOptions) -> None:
+        super().__init__()
+        self._access, self._options = access, options
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        access, context = self._access, self._tls
+        access = self._access
+        # Not before it is needed: reading all certificates of a system takes longer than all else
+        context = _tls(self._options.tls_verify, self._options.ca_file)
 
         class Connection(http.client.HTTPSConnection):
             def connect(self) -> None:
@@ -332,7 +335,7 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _tls(verify: bool, ca_file: Any) -> ssl.SSLContext:
+def _tls(verify: bool, ca_file: Path | None) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
@@ -145,13 +146,70 @@ def test_unknown_pipeline_is_refused_with_the_nearest(tmp_path: Path) -> None:
     assert "did you mean 'toys'?" in message
 
 
-def test_missing_source_file_is_refused(tmp_path: Path) -> None:
-    """A source file is looked for beside the configuration, and refused when it is not there."""
-    message = refusal(write(tmp_path, source="clip.mp4"))
-    assert "line 5, streams[0].source: 'clip.mp4'" in message
-    assert str(tmp_path / "clip.mp4") in message
-    (tmp_path / "clip.mp4").touch()
-    assert load_configuration(tmp_path / "node.yaml").value.streams[0].source == "clip.mp4"
+PASSWORDS = ["alpha", "a:b@c/d#e?f%41 &é", "'\"${X}"]
+
+
+def test_a_password_in_the_file_is_refused(tmp_path: Path) -> None:
+    """Files are copied and committed: the message names the place and the remedy, not the password."""
+    message = refusal(write(tmp_path, source="rtsp://viewer:alpha@cam/1"))
+    assert "line 5, streams[0].source" in message
+    assert "${CAMERA_PASSWORD}" in message
+    assert "alpha" not in message
+    message = refusal(write(tmp_path, source="{url: 'rtsp://cam/1', username: v, password: alpha}"))
+    assert "streams[0].source.password" in message
+    assert "alpha" not in message
+
+
+@pytest.mark.parametrize("password", PASSWORDS)
+@pytest.mark.parametrize("where", ["environment", "file", "folder"])
+def test_passwords_come_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, password: str, where: str
+) -> None:
+    """Any password, from the environment, a file of assignments or a folder; encoded where it must be."""
+    top = ""
+    if where == "environment":
+        monkeypatch.setenv("CAMERA_PASSWORD", password)
+    elif where == "file":
+        (tmp_path / "s.env").write_text(f"# cameras\n\nCAMERA_PASSWORD={password}\n", "utf-8")
+        top = "secrets: s.env"
+    else:
+        (tmp_path / "secrets").mkdir()
+        (tmp_path / "secrets" / "CAMERA_PASSWORD").write_text(password + "\n", "utf-8")
+        top = "secrets: secrets"
+    url = "rtsp://viewer:${CAMERA_PASSWORD}@cam/1"
+    source = load_configuration(write(tmp_path, top=top, source=url)).value.streams[0].source
+    assert isinstance(source, str)
+    assert unquote(urlsplit(source).password or "") == password
+    mapping = "{url: 'rtsp://cam/1', username: viewer, password: '${CAMERA_PASSWORD}'}"
+    document = load_configuration(write(tmp_path, top=top, source=mapping))
+    section = document.value.streams[0].source
+    assert not isinstance(section, str)
+    assert section.password is not None
+    assert section.password.get_secret_value() == password
+    assert password not in repr(document)
+
+
+def test_the_environment_comes_before_the_file_of_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a test can override it."""
+    (tmp_path / "s.env").write_text("HOST=file\nOTHER=elsewhere\n")
+    monkeypatch.setenv("HOST", "environment")
+    document = load_configuration(
+        write(tmp_path, top="secrets: s.env", source="'rtsp://${HOST}/${OTHER}'")
+    )
+    assert document.value.streams[0].source == "rtsp://environment/elsewhere"
+
+
+@pytest.mark.parametrize("content", [None, "no assignment\n", "1A=b\n"])
+def test_a_bad_file_of_secrets_is_refused(tmp_path: Path, content: str | None) -> None:
+    """Missing, or not made of NAME=value; no value is shown."""
+    if content is not None:
+        (tmp_path / "s.env").write_text(content)
+    file = write(tmp_path, top="secrets: s.env")
+    with pytest.raises(ConfigurationError, match=r"s\.env") as caught:
+        load_configuration(file)
+    assert content is None or "line 1" in str(caught.value)
 
 
 @pytest.mark.parametrize(

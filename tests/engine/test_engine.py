@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,10 @@ class ScriptedBackend:
         result = StageResult(scores[: len(scores) - self.lose_a_row], answer, list(states))
         return Scripted(result, self)
 
+    def rows_of_stage(self, stage: int) -> int:
+        """That it was given."""
+        return sum(rows for k, rows in self.batches if k == stage)
+
     def release(self, states: Sequence[Any]) -> None:
         """Note them."""
         self.released += states
@@ -90,7 +95,13 @@ class Rig:
         self.lane = PipelineLane(self.backend, task, COSTS)
         self.streams: dict[str, StreamLane] = {}
 
-    def admit(self, stream: str, scores: tuple[int, int, int], now: float = 0.0) -> None:
+    def admit(
+        self,
+        stream: str,
+        scores: tuple[int, int, int],
+        now: float = 0.0,
+        expires_at: float = math.inf,
+    ) -> None:
         """One frame whose scores are known beforehand."""
         if stream not in self.streams:
             controller = BudgetController(TABLE, Terms(0.5, window=10_000))
@@ -104,7 +115,7 @@ class Rig:
             )
         lane = self.streams[stream]
         lane.counters.seen()
-        info = FrameInfo(stream, lane.counters.frames - 1, now, now)
+        info = FrameInfo(stream, lane.counters.frames - 1, now, now, expires_at=expires_at)
         self.clock.now = now
         self.engine.admit(lane, Frame(info, np.array([[scores]], np.uint8)))
 
@@ -370,3 +381,51 @@ def test_shadow_frames_show_what_leaving_early_costs() -> None:
         assert frame.scores == (0.99, 0.99, 0.99)
         assert frame.agreement == (0.0, 0.0, 1.0)
         assert frame.leaves_at in (0, 1, 2)
+
+
+def test_an_answer_that_would_be_too_old_is_not_given() -> None:
+    """The frame is dropped and counted, later ones keep their order and say how many are missing."""
+    rig = Rig()
+    for i in range(4):
+        rig.admit("a", SURE, expires_at=1.0 if i in (1, 2) else math.inf)
+    rig.run(now=2.0)
+    counters = rig.streams["a"].counters
+    assert [(r.frame.index, r.seq, r.frame.dropped_before) for r in rig.delivered] == [
+        (0, 0, 0),
+        (3, 1, 2),
+    ]
+    assert (counters.answered, counters.dropped) == (2, {"too_old": 2})
+    rig.engine.check_integrity()
+    assert rig.engine.load == 0
+
+
+def test_a_frame_that_expires_on_its_way_costs_what_it_has_spent() -> None:
+    """It goes no further, and the budget is charged for the stages that it went through."""
+    spent, kept = Rig(), Rig()
+    for rig, expires_at in ((spent, 1.0), (kept, math.inf)):
+        for _ in range(4):
+            rig.admit("a", UNSURE, expires_at=expires_at)
+        rig.run(now=2.0)
+    assert not spent.delivered
+    assert spent.backend.rows_of_stage(1) == 0 < kept.backend.rows_of_stage(1)
+    debts = [rig.streams["a"].controller.status.debt for rig in (spent, kept)]
+    assert debts[0] < debts[1]
+
+
+def test_an_empty_lane_expects_nothing_and_a_busy_one_its_pace() -> None:
+    """Rows that leave one per second let the third wait three."""
+    rig = Rig()
+    lane = rig.lane
+    assert lane.expected_latency == 0.0
+    now = 0.0
+    for _ in range(200):
+        lane.came(now)
+        lane.came(now)
+        now += 1.0
+        lane.left(now)
+        now += 1.0
+        lane.left(now)
+    assert lane.expected_latency == 0.0
+    lane.came(now)
+    lane.came(now)
+    assert lane.expected_latency == pytest.approx(3.0, rel=0.1)

@@ -254,17 +254,22 @@ CONFIG = """
 node: {{id: faulty}}
 mqtt: {{url: "{broker}", qos: 0}}
 stats_every_s: 1
-engine: {{batch: 1}}
+engine: {{batch: 1, backend: {backend}}}
 pipelines: {{toy: {pipeline}}}
 streams:
 """
 
 
 def write_config(
-    folder: Path, broker: str, pipeline: Path, streams: dict[str, dict[str, Any]]
+    folder: Path,
+    broker: str,
+    pipeline: Path,
+    streams: dict[str, dict[str, Any]],
+    *,
+    backend: str = "auto",
 ) -> Path:
     """A node of these streams; each says at least its `source`."""
-    lines = [CONFIG.format(broker=broker, pipeline=pipeline)]
+    lines = [CONFIG.format(broker=broker, pipeline=pipeline, backend=backend)]
     for name, keys in streams.items():
         given = {"id": name, "pipeline": "toy", "budget": {"fraction": 0.7}, **keys}
         lines.append(f"  - {json.dumps(given)}\n")
@@ -281,10 +286,11 @@ def node(
     streams: dict[str, dict[str, Any]],
     *,
     environment: dict[str, str] | None = None,
+    backend: str = "auto",
 ) -> Iterator[tuple[RunningNode, Ear]]:
     """A running node, and an ear that hears it."""
     ear = Ear(broker, "streamexit/faulty")
-    config = write_config(folder, broker, pipeline, streams)
+    config = write_config(folder, broker, pipeline, streams, backend=backend)
     running = RunningNode(config, environment=environment)
     try:
         yield running, ear
