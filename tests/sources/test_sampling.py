@@ -10,22 +10,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamexit.errors import SourceError
 from streamexit.sources.opening import open_source
 from streamexit.sources.sampling import Sampler, Sampling
-from streamexit.sources.source import Picture
+from streamexit.sources.source import Picture, Source
 from streamexit.testing import TOY_LABELS, TOY_PREPROCESSING
+from tests.sources.servers import ffmpeg
 
 
-def pictures(text: str, frame_rate: float | None) -> list[Picture]:
-    """All that a source gives at that rate."""
-    source = open_source(
+def source(text: str, sampling: Sampling) -> Source:
+    """For the toy pipeline."""
+    return open_source(
         text,
         preprocessing=TOY_PREPROCESSING,
         labels=TOY_LABELS,
         rate=25.0,
-        sampling=Sampling(frame_rate),
+        sampling=sampling,
     )
-    return list(source.pictures(lambda reason: pytest.fail(reason)))
+
+
+def pictures(text: str, frame_rate: float | None) -> list[Picture]:
+    """All that a source gives at that rate."""
+    chosen = source(text, Sampling(frame_rate))
+    return list(chosen.pictures(lambda reason: pytest.fail(reason)))
 
 
 @given(
@@ -79,3 +86,36 @@ def test_a_rate_above_the_source_changes_nothing(make_clip: Callable[..., Path])
 def test_generated_pictures_are_sampled_too() -> None:
     """Sources without a codec follow the same rule."""
     assert len(pictures("synthetic:seed=1,frames=50", 5.0)) == 10
+
+
+def test_each_third_picture(make_clip: Callable[..., Path]) -> None:
+    """Counted from the first."""
+    clip = make_clip("thirds.mp4", frames=20)
+    every = pictures(str(clip), None)
+    some = list(source(str(clip), Sampling(every=3)).pictures(lambda reason: pytest.fail(reason)))
+    assert [p.pts_seconds for p in some] == [p.pts_seconds for p in every[::3]]
+    generated = source("synthetic:frames=20", Sampling(every=3))
+    assert len(list(generated.pictures(lambda reason: pytest.fail(reason)))) == 7
+
+
+@pytest.mark.parametrize("name", ["gop.mp4", "gop.ts"])
+def test_key_frames_only(tmp_path: Path, name: str) -> None:
+    """Those that the codec needs no other for, with their own pixels and times; nothing counts as lost."""
+    path = tmp_path / name
+    with ffmpeg(
+        *("-f", "lavfi", "-i", "testsrc=s=64x48:r=25", "-t", "2", "-c:v", "libx264"),
+        *("-x264opts", "keyint=10:scenecut=0:bframes=2", str(path)),
+    ) as process:
+        assert process.wait() == 0
+    every = {round(p.pts_seconds, 3): p.image for p in pictures(str(path), None)}
+    keys = Sampling(key_frames=True)
+    some = list(source(str(path), keys).pictures(lambda reason: pytest.fail(reason)))
+    assert [round(p.pts_seconds * 25) for p in some] == [0, 10, 20, 30, 40]
+    for picture in some:
+        np.testing.assert_array_equal(picture.image, every[round(picture.pts_seconds, 3)])
+
+
+def test_only_one_way_to_choose() -> None:
+    """Two at once are refused."""
+    with pytest.raises(SourceError, match="exclude each other"):
+        Sampling(frame_rate=5.0, every=2)

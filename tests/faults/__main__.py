@@ -1,0 +1,131 @@
+"""Run the fault suite at length and write what was measured into docs/reliability.md.
+
+python -m tests.faults            # about twelve minutes, on a machine that does nothing else
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from streamexit.testing import write_toy_pipeline
+from tests.conftest import ROOT, Mosquitto
+from tests.faults.latency import overload
+from tests.faults.rig import free_port
+from tests.faults.scenarios import Outcome, camera_faults, network_faults, street
+from tests.faults.test_resources import MIB, Trial, resources
+from tests.sources.servers import mjpeg_camera, web_server
+
+PAGE = ROOT / "docs" / "reliability.md"
+
+
+def faults_table(folder: Path, broker: str, pipeline: Path, away: float) -> str:
+    """What happened to four cameras, one of which suffered."""
+    outcomes: list[Outcome] = []
+    with street(folder, broker, pipeline) as scene:
+        outcomes += camera_faults(scene, away)
+        outcomes += network_faults(scene, away)
+        summary, _ = scene.running.stop()
+    lines = [
+        "| fault | slowest other stream | answers again after | what its status said |",
+        "|---|---|---|---|",
+    ]
+    for outcome in outcomes:
+        said = ", ".join(f"{state} ({why})" if why else state for state, why in outcome.states)
+        print(outcome, flush=True)
+        lines.append(
+            f"| {outcome.fault} | {outcome.others:.0%} | {outcome.back_after:.1f} s | {said} |"
+        )
+    books = [
+        f"{name}: {s['frames']} = {s['answered']} answered + "
+        + (" + ".join(f"{n} {reason}" for reason, n in sorted(s["dropped"].items()) if n) or "0")
+        for name, s in summary["streams"].items()
+    ]
+    return "\n".join([*lines, "", "The books of the four streams: " + "; ".join(books) + "."])
+
+
+def resources_table(folder: Path) -> str:
+    """What failed connects and reconnections leave behind."""
+    lines = ["| | threads | descriptors | resident memory |", "|---|---|---|---|"]
+
+    def measure(name: str, url: str, warm_up: int, count: int) -> None:
+        trial = Trial(url)
+        trial.attempts(warm_up)
+        before = resources()
+        trial.attempts(count)
+        after = resources()
+        trial.stop()
+        threads, descriptors, memory = (b - a for a, b in zip(before, after, strict=True))
+        lines.append(f"| {name} | {threads:+d} | {descriptors:+d} | {memory / MIB:+.1f} MiB |")
+
+    for scheme in ("rtsp", "http", "tcp"):
+        url = f"{scheme}://127.0.0.1:{free_port()}/stream"
+        measure(f"1,000 failed connects, {scheme}", url, 200, 1000)
+    jpeg = cv2.imencode(".jpg", np.zeros((32, 32, 3), np.uint8))[1].tobytes()
+    with web_server(folder, {"/v": mjpeg_camera([jpeg] * 3, pause=0.0)}) as (url, _):
+        measure("200 reconnections, MJPEG (the server's side included)", f"{url}/v", 60, 200)
+    return "\n".join(lines)
+
+
+def latency_table(folder: Path, broker: str, pipeline: Path, seconds: float) -> str:
+    """How old answers are."""
+    lines = [
+        "| inference takes, of the time between two frames | answers | mean age by thirds | oldest | dropped |",
+        "|---|---|---|---|---|",
+    ]
+    for times in (0.5, 5.0):
+        here = folder / str(times)
+        here.mkdir()
+        seen = overload(here, broker, pipeline, times=times, seconds=seconds)
+        thirds = ", ".join(f"{age:.2f}" for age in seen.thirds)
+        dropped = ", ".join(f"{n} {why}" for why, n in sorted(seen.stream["dropped"].items()) if n)
+        lines.append(
+            f"| {times:g} times | {len(seen.ages)} | {thirds} s | {max(seen.ages):.2f} s | {dropped or 0} |"
+        )
+    return "\n".join(lines)
+
+
+def write(name: str, text: str) -> None:
+    """Put a table between its marks in the page."""
+    page = PAGE.read_text(encoding="utf-8")
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    assert rest, f"{PAGE} has no mark {name}"
+    PAGE.write_text(f"{before}{begin}{text}\n{end}{after}", encoding="utf-8")
+
+
+def main() -> None:
+    """All of it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--away", type=float, default=20.0, help="seconds that a fault lasts")
+    parser.add_argument("--only", choices=("faults", "resources", "latency"))
+    arguments = parser.parse_args()
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        broker = Mosquitto(folder, free_port())
+        broker.start()
+        try:
+            pipeline = write_toy_pipeline(folder / "toy")
+            tables: dict[str, Callable[[], str]] = {
+                "faults": lambda: faults_table(folder, broker.url, pipeline, arguments.away),
+                "resources": lambda: resources_table(folder),
+                "latency": lambda: latency_table(folder, broker.url, pipeline, 30.0),
+            }
+            for title, make in tables.items():
+                if arguments.only in (None, title):
+                    write(title, make())
+        finally:
+            broker.kill()
+    print(f"{PAGE.relative_to(ROOT)} written after {time.monotonic() - begun:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
