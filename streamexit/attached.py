@@ -83,10 +83,12 @@ class AttachedStream:
 
     def look_after_source(self, now: float) -> None:
         """Let the reader do what is due; `now` is Unix time, for the schedule."""
+        if self.finished:
+            return
         unwanted = self.schedule.why_not(now)
         if unwanted and self.state.state != "disabled":
             reason, why = unwanted
-            self.reader.disable(reason, why)
+            self.reader.disable(reason, f"stream {self.plan.section.id}: {why}")
         elif not unwanted and self.state.state == "disabled":
             self.reader.enable()
         self.reader.tick()

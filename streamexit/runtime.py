@@ -307,9 +307,7 @@ class Node:
         self._worker.start()
         now = time.time()
         for stream in self.streams.values():
-            if unwanted := stream.schedule.why_not(now):
-                stream.reader.disable(*unwanted)
-            elif not stream.finished:
+            if not stream.finished and not stream.schedule.why_not(now):
                 stream.reader.start()
 
     async def _watch_sources(self) -> None:
@@ -469,7 +467,8 @@ class Node:
 
     def _change_state(self, stream_id: str, state: StreamState) -> None:
         self.streams[stream_id].change_state(state, time.time())
-        if state.message and state.message != self._said.get(stream_id):
+        wanted = state.state != "disabled"  # else it is as it should be
+        if wanted and state.message and state.message != self._said.get(stream_id):
             self._on_problem(state.message)
         self._said[stream_id] = state.message or self._said.get(stream_id, "")
 

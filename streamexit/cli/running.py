@@ -104,7 +104,7 @@ def live_table(node: Node, received: dict[str, int] | None = None) -> Renderable
         mean = status.mean if status else None
         row = [
             name,
-            stream.state.state,
+            f"{stream.state.state} {stream.state.reason}".strip(),
             f"{stream.fps:.1f}",
             stacked(status.exit_shares) if status else "",
             f"{mean:.1%}" if mean is not None else "-",
