@@ -162,7 +162,7 @@ def _secrets(
     named = [
         value.value
         for key, value in pairs
-        if key.value == "secrets" and isinstance(value, yaml.ScalarNode) and value.value
+        if key.value == "secrets" and value.tag == _TEXT and value.value
     ]
     if not named:
         return lambda name: None
@@ -172,9 +172,9 @@ def _secrets(
             files = {file.name: file for file in where.iterdir() if file.is_file()}
             return lambda name: _content(files[name], error) if name in files else None
         return _assignments(where.read_text(encoding="utf-8"), where, error).get
-    except (OSError, UnicodeDecodeError) as cause:
+    except (OSError, ValueError) as cause:  # of UTF-8, or of a path
         reason = cause.strerror if isinstance(cause, OSError) else "it is not UTF-8 text"
-        raise error(f"{path}: secrets: {where} cannot be read: {reason}") from cause
+        raise error(f"{path}: secrets: {str(where)!r} cannot be read: {reason}") from cause
 
 
 def _content(file: Path, error: type[InputError]) -> str:

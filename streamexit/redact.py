@@ -7,7 +7,10 @@ import re
 _CREDENTIALS = re.compile(r"(?<=://)\S*@")  # to the last @: a password may hold / and @ itself
 
 
-_QUERY = re.compile(r"(?i)([?&](?:user|usr|login|pass|pwd|auth|token|key|secret)[^=&\s]*=)[^&\s]*")
+_QUERY = re.compile(
+    r"(?i)([?&][^=&\s]*(?:user|usr|login|pass|pwd|auth|token|key|secret|sig|jwt|session|cred)"
+    r"[^=&\s]*=)[^&\s]*"
+)
 
 
 def redact(text: str) -> str:

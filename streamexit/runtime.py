@@ -307,8 +307,11 @@ class Node:
         self._worker.start()
         now = time.time()
         for stream in self.streams.values():
-            if not stream.finished and not stream.schedule.why_not(now):
+            unwanted = stream.schedule.why_not(now)
+            if not stream.finished and not unwanted:
                 stream.reader.start()
+            elif unwanted and unwanted[0] == "disabled":
+                stream.buffer.finish()  # nothing will come before a restart
 
     async def _watch_sources(self) -> None:
         while True:

@@ -92,6 +92,7 @@ def make_clip(tmp_path_factory: pytest.TempPathFactory) -> MakeClip:
         rate: int = 25,
         codec: str = "libx264",
         pix_fmt: str = "yuv420p",
+        start: int = 0,
     ) -> Path:
         path = folder / name
         width, height = size
@@ -102,7 +103,9 @@ def make_clip(tmp_path_factory: pytest.TempPathFactory) -> MakeClip:
             for i in range(frames):
                 picture = np.zeros((height, width, 3), np.uint8)
                 picture[:, (np.arange(width) + 2 * i) % 16 < 8] = (200, 80, 5 * i % 256)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+                shown = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                shown.pts = start * rate + i
+                container.mux(stream.encode(shown))
             container.mux(stream.encode(None))
         return path
 

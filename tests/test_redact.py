@@ -43,3 +43,14 @@ def test_errors_of_a_camera_do_not_show_its_password(scheme: str, password: str)
     assert "127.0.0.1:1/stream1" in str(caught.value)
     assert "alpha" not in str(caught.value)
     assert "omega" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["pwd", "access_token", "api_key", "apikey", "X-Amz-Signature", "sig", "jwt", "user"]
+)
+def test_secrets_among_query_values_are_hidden(name: str) -> None:
+    """Whatever they are called; other values stay."""
+    shown = redact(f"http://cam/v?x=1&{name}=alpha&y=2")
+    assert "alpha" not in shown
+    assert "x=1" in shown
+    assert "y=2" in shown

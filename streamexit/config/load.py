@@ -39,12 +39,11 @@ def load_configuration(path: Path) -> Document[NodeConfiguration]:
 def _check_credentials(document: Document[NodeConfiguration], i: int) -> None:
     """Passwords come from elsewhere: configuration files are copied, shown and committed."""
     source, at = document.value.streams[i].source, ("streams", i, "source")
-    url, url_at = (source, at) if isinstance(source, str) else (source.url, (*at, "url"))
-    match = _PASSWORD.match(document.written.get(url_at, url))
+    url_at = at if at in document.written else (*at, "url")
+    match = _PASSWORD.match(document.written.get(url_at, source.url))
     if match and "${" not in match["password"]:
         raise _written_password(document, *url_at)
-    has_password = not isinstance(source, str) and source.password is not None
-    if has_password and (*at, "password") not in document.written:
+    if source.password is not None and (*at, "password") not in document.written:
         raise _written_password(document, *at, "password")
 
 

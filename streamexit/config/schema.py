@@ -168,12 +168,17 @@ class SourceSection(Section):
     settle_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
     """Watched folders: a recording is whole once it has not grown for so long."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        return {"url": value} if isinstance(value, str) else value
+
 
 class StreamSection(Section):
     """A source + a pipeline + a budget."""
 
     id: Id
-    source: Annotated[str, Field(min_length=1)] | SourceSection
+    source: SourceSection
     """A file, a URL, usb:0, images:FOLDER_OR_ZIP, watch:FOLDER, stdin or synthetic:seed=1,frames=300,
     or a mapping with `url` and options; files are relative to the configuration file."""
     enabled: bool = True

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from streamexit.budget.controller import BudgetStatus
-from streamexit.engine.engine import Engine, StreamLane
+from streamexit.engine.engine import Engine, PipelineLane, StreamLane
 from streamexit.frame import Frame
 from streamexit.queues import FrameBuffer
 
@@ -24,6 +24,9 @@ LONGEST_WAIT_SECONDS = 0.2
 EXPECTATION_MARGIN = 2.0
 """A frame is taken in only if it would be in time even if it took so many times as long as expected:
 one that expires on its way has cost compute for nothing."""
+
+YIELD_SECONDS = 0.2
+"""Where cameras share a network with recordings, these fill it with so much work at most."""
 
 GLANCE_SECONDS = 0.001
 """How often the device is looked at while it has work but room for more, too."""
@@ -91,6 +94,7 @@ class EngineWorker:
         self._stopping = False
         self._given_up = False
         self._tiers: list[deque[Feed]] = []
+        self._lanes_of_cameras: list[PipelineLane] = []
         self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._snapshot_due = 0.0
         self.snapshot = EngineSnapshot({}, 0, False)
@@ -129,6 +133,7 @@ class EngineWorker:
     def _run(self) -> None:
         ranks = sorted({_rank(feed) for feed in self._feeds}, reverse=True)
         self._tiers = [deque(f for f in self._feeds if _rank(f) == rank) for rank in ranks]
+        self._lanes_of_cameras = [f.lane.pipeline for f in self._feeds if f.buffer.live]
         try:
             while not self._stopping:
                 self._turn()
@@ -188,10 +193,15 @@ class EngineWorker:
         return admitted
 
     def _take(self, feed: Feed, hold: bool) -> Frame | None:
-        if not feed.lane.pipeline.has_room or (hold and not feed.buffer.live):
+        lane = feed.lane.pipeline
+        if not lane.has_room or (not feed.buffer.live and (hold or self._must_yield(lane))):
             return None
         expected = feed.lane.pipeline.expected_latency
         return feed.buffer.take(self._clock() + EXPECTATION_MARGIN * expected)
+
+    def _must_yield(self, lane: PipelineLane) -> bool:
+        """Whether recordings wait, so that they do not fill a lane that cameras need to pass."""
+        return lane in self._lanes_of_cameras and lane.expected_latency > YIELD_SECONDS
 
     def _patience(self, now: float) -> float:
         if self._engine.in_flight:

@@ -16,7 +16,6 @@ from streamexit.errors import ConfigurationError, SourceError
 from streamexit.models.pipeline import Pipeline
 from streamexit.sources.access import Access
 from streamexit.sources.addresses import (
-    NO_OPTIONS,
     SCHEMES,
     WORDS,
     Address,
@@ -78,7 +77,7 @@ def _plan(
     gpu: int | None,
 ) -> tuple[Source, Source | None]:
     base, access = document.path.parent, plan_access(document)
-    text, options = _text_and_options(section, base)
+    text, options = section.source.url, _options(section.source, base)
     address = parse_address(text, options, base=base)
     access.check(address)
     _check_exists(address, text)
@@ -149,13 +148,6 @@ def max_age(section: StreamSection, *, live: bool) -> float:
     return (section.max_age_s or USUAL_MAX_AGE) if live else float("inf")
 
 
-def _text_and_options(section: StreamSection, base: Path) -> tuple[str, SourceOptions]:
-    source = section.source
-    if isinstance(source, str):
-        return source, NO_OPTIONS
-    return source.url, _options(source, base)
-
-
 def _options(source: SourceSection, base: Path) -> SourceOptions:
     size = None
     if source.size is not None:
@@ -196,8 +188,7 @@ def _check_keys(
         if key in section.model_fields_set and not address.live:
             raise _Misfit(key, f"is for live streams; {address} is a recording, which can wait")
     if address.kind == "stdin":
-        others = [s.source for s in document.value.streams if s is not section]
-        urls = [s if isinstance(s, str) else s.url for s in others]
+        urls = [s.source.url for s in document.value.streams if s is not section]
         if any(url in ("-", "stdin", "stdin:") for url in urls):
             raise _Misfit("source", "there is one stdin, and another stream reads it")
 

@@ -33,6 +33,10 @@ REFUSED_NETWORKS: tuple[Network, ...] = tuple(
 """Not to be reached unless allowed: nobody's cameras live there, but secrets do."""
 
 
+EMBEDDING_NETWORKS = (ip_network("64:ff9b::/96"), ip_network("::/96"))
+"""NAT64, and IPv4-compatible addresses of old."""
+
+
 @dataclass(frozen=True, slots=True)
 class Access:
     """What sources may reach.
@@ -148,8 +152,7 @@ class Access:
             )
 
     def _check_ip(self, address: IpAddress, host: str) -> None:
-        if isinstance(address, IPv6Address) and address.ipv4_mapped:
-            address = address.ipv4_mapped
+        address = _inner(address)
         for network in REFUSED_NETWORKS:
             if address in network and not any(address in allowed for allowed in self.networks):
                 what = host if host == str(address) else f"{host} ({address})"
@@ -157,6 +160,17 @@ class Access:
                     f"{what}: lies in {network}, where no cameras are expected but credentials of "
                     f"machines may be; if it is meant, add it to access.networks"
                 )
+
+
+def _inner(address: IpAddress) -> IpAddress:
+    """The IPv4 address that an IPv6 address stands for (RFC 4291, 2.5.5; RFC 3056; RFC 6052), if it does."""
+    if not isinstance(address, IPv6Address):
+        return address
+    if inner := address.ipv4_mapped or address.sixtofour:
+        return inner
+    if any(address in network for network in EMBEDDING_NETWORKS) and int(address) > 1:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address
 
 
 EVERYWHERE = Access()

@@ -181,9 +181,10 @@ def _parse(text: str, options: SourceOptions, base: Path) -> Address:
     if colon and word in WORDS:
         kind = WORDS[word]
         if kind == "usb":
-            return Address(
-                "usb", word, rest if rest.startswith("/") else f"/dev/video{rest}", options
-            )
+            if not (rest.startswith("/") or rest.isdecimal()):
+                raise _bad(text, "names no device; write usb:0 or usb:/dev/v4l/by-id/...")
+            located = rest if rest.startswith("/") else f"/dev/video{rest}"
+            return Address("usb", word, located, options)
         located = rest if kind == "synthetic" else str(base / rest)
         return Address(kind, word, located, options)
     if text.startswith("/dev/video"):
@@ -225,6 +226,8 @@ def _split(text: str) -> SplitResult:
         ) from error
     if port == 0 or (not parts.hostname and parts.scheme != "udp"):
         raise _bad(text, "names no host, or port 0; write scheme://host:port/path")
+    if parts.scheme in ("tcp", "udp") and port is None:
+        raise _bad(text, f"names no port; write {parts.scheme}://host:port")
     return parts
 
 

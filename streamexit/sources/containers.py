@@ -93,11 +93,16 @@ def open_container(
 
 def _open_web(address: Address, web: Web, open_with: OpenFunction) -> InputContainer:
     container_format = web.begin() or address.options.format
-    options = {"http_persistent": "0", "extension_picky": "0", "allowed_extensions": "ALL"}
+    options = {
+        "protocol_whitelist": "none",  # nested demuxers would open by themselves, past `Web`
+        "http_persistent": "0",
+        "extension_picky": "0",
+        "allowed_extensions": "ALL",
+    }
     if container_format == "mpjpeg":  # it has no times of its own
         options["use_wallclock_as_timestamps"] = "1"
     return open_with(
-        address.location,
+        web.root_url,  # behind redirections; what is relative is relative to it
         format=container_format,
         options=options,
         io_open=web.open,

@@ -6,9 +6,11 @@ order in which they were taken.
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 
 import cv2
@@ -18,6 +20,7 @@ from av.error import FFmpegError
 from streamexit.documents import did_you_mean
 from streamexit.errors import SourceError
 from streamexit.preprocessing import Image, InputConverter, Preprocessing
+from streamexit.sources.access import EVERYWHERE, Access
 from streamexit.sources.source import DropReport, Picture, Watch
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
@@ -31,22 +34,36 @@ class ImageSource:
         preprocessing: Of the pipeline; None for pictures at their own size.
         labels: Of the pipeline; folder names are looked up here.
         rate: Pictures per second, for their timestamps.
+        access: What may be read.
     """
 
     live = False
 
     def __init__(
-        self, path: Path, preprocessing: Preprocessing | None, *, labels: Sequence[str], rate: float
+        self,
+        path: Path,
+        preprocessing: Preprocessing | None,
+        *,
+        labels: Sequence[str],
+        rate: float,
+        access: Access = EVERYWHERE,
     ) -> None:
         self._path = path
         self._preprocessing = preprocessing
         self._labels = {name: index for index, name in enumerate(labels)}
         self._rate = rate
+        self._access = access
 
     def pictures(self, report: DropReport, watch: Watch | None = None) -> Iterator[Picture]:
         """See `Source`. A file that is no picture counts as one dropped frame."""
+        with ExitStack() as stack:
+            names, read = self._open(stack)
+            yield from self._decoded(names, read, report)
+
+    def _decoded(
+        self, names: list[str], read: Callable[[str], bytes], report: DropReport
+    ) -> Iterator[Picture]:
         convert = InputConverter(self._preprocessing)
-        names, read = self._open()
         decoded = 0
         for index, (name, label) in enumerate(self._labelled(names)):
             decoded_one = _decode(read, name, convert)
@@ -62,27 +79,32 @@ class ImageSource:
                 reason="no_frames",
             )
 
-    def _open(self) -> tuple[list[str], Callable[[str], bytes]]:
+    def _open(self, stack: ExitStack) -> tuple[list[str], Callable[[str], bytes]]:
         """The picture files' relative names, and how to read one."""
         if self._path.is_dir():
             files = [
                 p for p in self._path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
             ]
             names = [p.relative_to(self._path).as_posix() for p in files]
-            return self._in_order(names), lambda name: (self._path / name).read_bytes()
+            return self._in_order(names), self._read
         if not self._path.exists():
             raise SourceError(
                 f"images:{self._path}: does not exist; give a folder or a zip of class/name.jpg",
                 reason="cannot_open",
             )
         try:
-            archive = zipfile.ZipFile(self._path)
+            file = stack.enter_context(os.fdopen(self._access.open_file(self._path), "rb"))
+            archive = stack.enter_context(zipfile.ZipFile(file))
         except (zipfile.BadZipFile, OSError) as error:
             raise SourceError(
                 f"images:{self._path}: neither a folder nor a zip ({error})", reason="cannot_open"
             ) from error
         names = [n for n in archive.namelist() if PurePosixPath(n).suffix.lower() in SUFFIXES]
         return self._in_order(names), archive.read
+
+    def _read(self, name: str) -> bytes:
+        with os.fdopen(self._access.open_file(self._path / name), "rb") as file:
+            return file.read()
 
     def _in_order(self, names: list[str]) -> list[str]:
         if not names:

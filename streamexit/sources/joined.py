@@ -33,7 +33,7 @@ class JoinedSource:
 
     def pictures(self, report: DropReport, watch: Watch | None = None) -> Iterator[Picture]:
         """See `Source`; timestamps go on from part to part."""
-        offset, step = 0.0, FIRST_STEP
+        offset, step, base, epoch = 0.0, FIRST_STEP, 0, 0
         again = True
         while again:
             again = False
@@ -44,7 +44,9 @@ class JoinedSource:
                     pts = offset + picture.pts_seconds - first
                     step = pts - last if last is not None else step
                     last = pts
-                    yield replace(picture, pts_seconds=pts)
+                    epoch = base + picture.epoch
+                    yield replace(picture, pts_seconds=pts, epoch=epoch)
+                base = epoch
                 if last is not None:
                     offset = last + step
                     again = self._repeat  # a round without a single picture is the last

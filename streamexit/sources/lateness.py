@@ -23,6 +23,10 @@ class Lateness:
         self.behind = False
         """Whether frames are left undecoded until the stream has caught up, at a key frame."""
 
+    def restart(self) -> None:
+        """Begin anew: the camera's clock was set."""
+        self._base, self.behind = None, False
+
     def of(self, pts_seconds: float, now: float) -> float:
         """Seconds by which a frame of that time, which arrives now, is late."""
         offset = now - pts_seconds

@@ -72,7 +72,9 @@ def open_source(
         )
 
     if address.kind == "images":
-        images = ImageSource(Path(address.location), scaling, labels=labels, rate=rate)
+        images = ImageSource(
+            Path(address.location), scaling, labels=labels, rate=rate, access=access
+        )
         return _sampled(images, sampling)
     if address.kind == "synthetic":
         return _sampled(_synthetic(text, address.location, preprocessing, rate), sampling)

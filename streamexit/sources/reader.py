@@ -122,7 +122,7 @@ class Reader:
         self._failed = 0
         self._last_seen = clock()
         self._retry_at = 0.0
-        self._stopped = False
+        self._started = self._stopped = False
         self._index = 0
         self._epoch = 0
         self._epoch_of_source = 0
@@ -137,6 +137,7 @@ class Reader:
     def start(self) -> None:
         """Begin reading."""
         with self._lock:
+            self._started = True
             self._last_seen = self._clock()
             self._on_state(self.state)
             self._begin()
@@ -144,7 +145,8 @@ class Reader:
     def tick(self) -> None:
         """Look after the source; to be called a few times a second where it could hang or be lost."""
         with self._lock:
-            if self._stopped or self.state.final or self.state.state == "disabled":
+            over = self._stopped or self.state.final
+            if not self._started or over or self.state.state == "disabled":
                 return
             now = self._clock()
             if self._attempt is None:
@@ -164,6 +166,7 @@ class Reader:
         """Go on reading after `disable`."""
         with self._lock:
             if not self._stopped and self.state.state == "disabled":
+                self._started = True
                 self._failed, self._last_seen = 0, self._clock()
                 self._change("connecting")
                 self._begin_again()
@@ -173,8 +176,10 @@ class Reader:
         with self._lock:
             self._stopped = True
             attempt = self._attempt
-            if attempt is None and not self.state.final:
+            idle = not self._started or self.state.state == "disabled"
+            if attempt is None and not idle and not self.state.final:
                 self._change("ended", "stopped")
+            if attempt is None:
                 self._buffer.finish()
         if attempt is not None:
             attempt.watch.stop()
@@ -227,6 +232,7 @@ class Reader:
         reason = _SILENCE.get(attempt.loss, "timeout")
         what = "no picture for" if attempt.opened else "could not be opened within"
         message = f"stream {self._stream_id}: {what} {limit:g} s"
+        self._buffer.counters.abandoned += 1
         self._give_up_attempt()
         self._settle(StreamState("error", reason, message))
 
@@ -236,9 +242,7 @@ class Reader:
         if attempt is None:
             return
         attempt.watch.stop()
-        if attempt.watch.silent_since is not None:
-            self._buffer.counters.abandoned += 1
-            self._abandoned.append(attempt)
+        self._abandoned.append(attempt)
 
     def _retry(self, now: float) -> None:
         if now < self._retry_at:
@@ -325,7 +329,7 @@ class Reader:
         return StreamState("ended", "stopped" if stopped else "end_of_stream")
 
     def _read_pictures(self, attempt: _Attempt) -> None:
-        started = self._clock()
+        started, epoch = self._clock(), 0
         first_pts: float | None = None
 
         def report(reason: DropReason) -> None:
@@ -336,6 +340,8 @@ class Reader:
             if first_pts is None:
                 first_pts = picture.pts_seconds
             offset = picture.pts_seconds - first_pts
+            if picture.epoch != epoch:  # a new recording, for which we may have waited
+                started, epoch = self._clock() - offset, picture.epoch
             if self._paced:
                 attempt.watch.wait(started + offset - self._clock())
             if not self._take(attempt, picture, self._pts_base + offset):

@@ -51,13 +51,19 @@ class Timeline:
         self._lasting = lasting or self._step
         return placed
 
-    def peek(self, raw: float) -> float:
-        """Where a frame of that timestamp would lie if nothing jumped; for a glance ahead."""
-        return raw + self._offset if self._last is not None else 0.0
+    def peek(self, raw: float) -> float | None:
+        """Where a frame of that timestamp would lie, for a glance ahead; None if the clock has jumped."""
+        if self._last is None:
+            return 0.0
+        return None if self._raw is None or self._jumps(raw) else raw + self._offset
+
+    def _jumps(self, raw: float) -> bool:
+        assert self._raw is not None
+        gap = raw - self._raw
+        return gap < -BACK_SECONDS or gap > self._lasting + JUMP_SECONDS
 
     def _follow(self, raw: float, last: float) -> float:
-        gap = 0.0 if self._raw is None else raw - self._raw
-        jumped = gap < -BACK_SECONDS or gap > self._lasting + JUMP_SECONDS
+        jumped = self._raw is not None and self._jumps(raw)
         self.epoch += jumped
         if jumped or self._raw is None:  # or the frames before had no timestamps
             self._offset = last + self._step - raw

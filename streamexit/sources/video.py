@@ -41,7 +41,7 @@ COMPLETE_SHARE = 0.95
 MOST_PIXELS = 2**27
 """Of a picture; a larger one in a header is an attack or damage, and would take gigabytes."""
 
-KEYLESS_PACKETS = 250
+KEYLESS_SECONDS = 20.0
 """So long a live stream is waited for to send a key frame; some never mark one."""
 
 ONE_PACKET_PER_PICTURE = frozenset({"h264", "hevc", "mpeg2video", "mpeg1video", "mjpeg"})
@@ -236,7 +236,7 @@ class _Reading:
         self._watch = watch
         self._step = 1 / _rate(stream)
         self._packets_in = 0
-        self._keyless = 0
+        self._opened_at = clock()
         self._gone = 0
         self._decoded = 0
         self._interlaced = False
@@ -253,7 +253,10 @@ class _Reading:
             self._interlaced |= frame.interlaced_frame
             unit = frame.time_base
             lasting = float(frame.duration * unit) if unit and frame.duration else None
+            epoch = self.timeline.epoch
             pts = self.timeline.place(frame.time, lasting)
+            if self.timeline.epoch != epoch and self._lateness is not None:
+                self._lateness.restart()
             if not self._sampler.wants(pts):
                 self._watch.alive()
                 continue
@@ -302,6 +305,7 @@ class _Reading:
     def _takes(self, packet: av.Packet[VideoStream]) -> bool:
         """Whether a packet goes to the decoder."""
         if self._sampling.key_frames and not packet.is_keyframe:
+            self._watch.alive()
             return False
         pts, unit = packet.pts, packet.time_base
         seconds = float(pts * unit) if pts is not None and unit is not None else None
@@ -309,7 +313,7 @@ class _Reading:
             return False
         if self._sampling.frame_rate is not None and seconds is not None:
             placed = self.timeline.peek(seconds)
-            wanted = self._sampler.may_want(placed, self._step)
+            wanted = placed is None or self._sampler.may_want(placed, self._step)
             # What no other picture needs is not decoded; all else has to be.
             self._stream.codec_context.skip_frame = "DEFAULT" if wanted else "NONREF"
         if not packet.is_discard:
@@ -320,11 +324,12 @@ class _Reading:
         """Whether a live packet is worth decoding: from a key frame on, and not when it is late."""
         assert self._lateness is not None
         if not self._packets_in and not packet.is_keyframe:
-            self._keyless += 1
-            return self._keyless > KEYLESS_PACKETS
-        if seconds is None or not self._decoded or self._paced:
+            self._watch.alive()
+            return self._clock() - self._opened_at > KEYLESS_SECONDS
+        placed = None if seconds is None or not self._decoded else self.timeline.peek(seconds)
+        if placed is None or self._paced:
             return True
-        lag = self._lateness.of(self.timeline.peek(seconds), self._clock())
+        lag = self._lateness.of(placed, self._clock())
         if self._lateness.skips(lag, is_key_frame=packet.is_keyframe):
             self._report("too_old")
             return False

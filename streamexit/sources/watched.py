@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,7 +59,9 @@ class WatchedSource:
         self._settle_seconds = settle_seconds
         self._clock = clock
         self._known: dict[Path, tuple[tuple[int, int], float]] = {}
-        self._done = set() if existing else set(self._look())
+        self._done: set[Path] = set()
+        if not existing:
+            self._done = set(self._look())
 
     def pictures(self, report: DropReport, watch: Watch | None = None) -> Iterator[Picture]:
         """See `Source`; timestamps go on from recording to recording, each an epoch of its own."""
@@ -70,14 +73,15 @@ class WatchedSource:
                 watch.alive()
                 watch.wait(LOOK_SECONDS)
                 continue
-            last = None
+            last, played = None, epoch
             for picture in self._play(path, report, watch):
                 pts = offset + picture.pts_seconds
                 step = pts - last if last is not None else step
                 last = pts
-                yield replace(picture, pts_seconds=pts, epoch=epoch + picture.epoch)
+                played = epoch + picture.epoch
+                yield replace(picture, pts_seconds=pts, epoch=played)
             if last is not None:
-                offset, epoch = last + step, epoch + 1
+                offset, epoch = last + step, played + 1
 
     def _play(self, path: Path, report: DropReport, watch: Watch) -> Iterator[Picture]:
         try:
@@ -89,7 +93,6 @@ class WatchedSource:
     def _next(self) -> Path | None:
         """The oldest recording that is whole and has not been played."""
         found = self._look()
-        self._done &= set(found)
         now = self._clock()
         waiting = {path: shape for path, shape in found.items() if path not in self._done}
         self._known = {
@@ -112,16 +115,15 @@ class WatchedSource:
     def _look(self) -> dict[Path, tuple[int, int]]:
         """Size and time of change in nanoseconds of every recording in the folder."""
         self._access.check_path(self._folder)
-        found = {}
         try:
-            for path in self._folder.iterdir():
-                if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-                    status = path.stat()
-                    found[path] = (status.st_size, status.st_mtime_ns)
-        except FileNotFoundError as error:
-            if self._folder.is_dir():
-                return found  # one was taken away while we looked
-            raise file_error(self._folder, error) from error
+            paths = list(self._folder.iterdir())
         except OSError as error:
             raise file_error(self._folder, error) from error
+        self._done &= set(paths)  # what was taken away may come again
+        found = {}
+        for path in paths:
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+                with suppress(OSError):  # taken away while we looked, or a link to nothing
+                    status = path.stat()
+                    found[path] = (status.st_size, status.st_mtime_ns)
         return found

@@ -34,6 +34,7 @@ class Web:
         timeout: Seconds that a connection or a read may take.
 
     Attributes:
+        root_url: Of the source itself, behind all redirections; once `begin` has returned.
         problem: The last one that FFmpeg was only told as an end of data; None once data came again.
     """
 
@@ -45,6 +46,7 @@ class Web:
         self._closed = False
         self._open: set[WebFile] = set()
         self._opener = self._make_opener()
+        self.root_url = address.location
         self.problem: SourceError | None = None
         self._root: WebFile | None = None
 
@@ -55,11 +57,12 @@ class Web:
             SourceError: It cannot be had.
         """
         self._root = self._fetch(self._address.location, {})
+        self.root_url = self._root.url
+        self._own.add(urlsplit(self.root_url).hostname or "")
         kind = self._root.content_type
         if kind.startswith("multipart/"):
             return "mpjpeg"
         if self._address.kind == "hls" or kind in HLS_TYPES:
-            self._own.add(urlsplit(self._root.url).hostname or "")
             return "hls"
         return None
 
@@ -160,8 +163,10 @@ class Web:
 
     def _make_opener(self) -> urllib.request.OpenerDirector:
         options = self._address.options
+        # Nothing else: by default Python also opens files, FTP and whatever the office's proxy is for
         handlers: list[urllib.request.BaseHandler] = [
-            urllib.request.ProxyHandler({}),  # cameras are here, not behind the office's proxy
+            urllib.request.HTTPDefaultErrorHandler(),
+            urllib.request.HTTPErrorProcessor(),
             _PinnedHttp(self._access),
             _PinnedHttps(self._access, options),
             _CheckedRedirects(self._access, self._own),
@@ -173,7 +178,10 @@ class Web:
             root = self._address.parts._replace(path="/", query="", fragment="").geturl()
             passwords.add_password(None, root, options.username, password)
             handlers += [_Digest(passwords), _Basic(passwords)]
-        return urllib.request.build_opener(*handlers)
+        opener = urllib.request.OpenerDirector()
+        for handler in handlers:
+            opener.add_handler(handler)
+        return opener
 
 
 UNREACHABLE = frozenset({101, 113})
@@ -328,6 +336,7 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         try:
+            _check_scheme(req.type, newurl)
             self._access.check_host(urlsplit(newurl).hostname or "", self._own)
         except SourceError:
             fp.close()
@@ -335,9 +344,20 @@ class _CheckedRedirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
+def _check_scheme(before: str, url: str) -> None:
+    """A redirection goes from HTTP to HTTP, and never from HTTPS to less."""
+    scheme = urlsplit(url).scheme
+    if scheme not in ("http", "https") or (before == "https" and scheme == "http"):
+        raise SourceError(
+            f"redirected from {before} to {scheme}, which is not followed", reason="policy"
+        )
+
+
 def _tls(verify: bool, ca_file: Path | None) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=ca_file)
+        context = ssl.create_default_context()
+        if ca_file is not None:
+            context.load_verify_locations(ca_file)
     except (OSError, ssl.SSLError) as error:
         raise SourceError(
             f"ca_file {ca_file}: cannot be read as PEM certificates", reason="bad_source"

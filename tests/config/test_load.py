@@ -38,7 +38,7 @@ def test_smallest_file_is_enough(tmp_path: Path) -> None:
     configuration = load_configuration(write(tmp_path)).value
     assert configuration.pipelines == {"toy": "p"}
     (stream,) = configuration.streams
-    assert (stream.id, stream.pipeline, stream.source) == ("a", "toy", "synthetic:seed=1")
+    assert (stream.id, stream.pipeline, stream.source.url) == ("a", "toy", "synthetic:seed=1")
     assert stream.budget.build() == Budget(0.5, "fraction")
     assert configuration.mqtt is None
 
@@ -178,12 +178,10 @@ def test_passwords_come_from_elsewhere(
         top = "secrets: secrets"
     url = "rtsp://viewer:${CAMERA_PASSWORD}@cam/1"
     source = load_configuration(write(tmp_path, top=top, source=url)).value.streams[0].source
-    assert isinstance(source, str)
-    assert unquote(urlsplit(source).password or "") == password
+    assert unquote(urlsplit(source.url).password or "") == password
     mapping = "{url: 'rtsp://cam/1', username: viewer, password: '${CAMERA_PASSWORD}'}"
     document = load_configuration(write(tmp_path, top=top, source=mapping))
     section = document.value.streams[0].source
-    assert not isinstance(section, str)
     assert section.password is not None
     assert section.password.get_secret_value() == password
     assert password not in repr(document)
@@ -198,7 +196,30 @@ def test_the_environment_comes_before_the_file_of_secrets(
     document = load_configuration(
         write(tmp_path, top="secrets: s.env", source="'rtsp://${HOST}/${OTHER}'")
     )
-    assert document.value.streams[0].source == "rtsp://environment/elsewhere"
+    assert document.value.streams[0].source.url == "rtsp://environment/elsewhere"
+
+
+@pytest.mark.parametrize("value", ["8", "12345678", "[a]"])
+def test_a_password_of_the_wrong_type_is_not_shown(tmp_path: Path, value: str) -> None:
+    """Whatever is wrong with it."""
+    message = refusal(
+        write(tmp_path, source=f"{{url: 'rtsp://c/1', username: v, password: {value}}}")
+    )
+    assert "streams[0].source.password" in message
+    assert value not in message.replace("password", "")
+
+
+def test_a_misspelt_option_of_a_source_has_its_remedy(tmp_path: Path) -> None:
+    """As any other key."""
+    message = refusal(write(tmp_path, source="{url: 'rtsp://c/1', transprt: udp}"))
+    assert "streams[0].source.transprt: unknown key; did you mean 'transport'?" in message
+
+
+@pytest.mark.parametrize("secrets", ["null", "''"])
+def test_no_file_of_secrets_is_none(tmp_path: Path, secrets: str) -> None:
+    """An empty key is as good as no key."""
+    document = load_configuration(write(tmp_path, top=f"secrets: {secrets}"))
+    assert not document.value.secrets
 
 
 @pytest.mark.parametrize("content", [None, "no assignment\n", "1A=b\n"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import threading
 import time
 
@@ -15,6 +16,7 @@ from streamexit.frame import Frame, FrameInfo
 from streamexit.metrics import StreamCounters
 from streamexit.queues import FrameBuffer
 from streamexit.tasks.classification import ClassificationTask
+from streamexit.testing import ManualClock
 from tests.engine.test_engine import COSTS, TABLE, ScriptedBackend
 
 FRAMES = 20
@@ -78,3 +80,44 @@ def test_calls_are_made_on_the_engines_thread() -> None:
     assert worker.join(30)
     assert last.result(0) == "at the end"
     assert not failures
+
+
+def test_a_fast_recording_leaves_room_for_cameras() -> None:
+    """Recordings do not fill a slow network so far that frames of a camera would come too late."""
+    clock = ManualClock()
+    delivered: list[str] = []
+    done = threading.Event()
+
+    def deliver(record: ExitRecord) -> None:
+        delivered.append(record.frame.stream_id)
+        if delivered.count("camera") == FRAMES:
+            done.set()
+
+    def pass_time() -> None:
+        clock.advance(0.05)  # that each batch takes
+
+    backend = ScriptedBackend(sizes=(1, 1, 1), on_submit=pass_time)
+    engine = Engine(deliver, clock=clock)
+    lane = PipelineLane(backend, ClassificationTask(labels=("zero", "one", "two")), COSTS)
+    feeds = []
+    for name, live in (("recording", False), ("camera", True)):
+        counters = StreamCounters()
+        buffer = FrameBuffer(capacity=20 * FRAMES, live=live, counters=counters)
+        for i in range(FRAMES if live else 20 * FRAMES):
+            counters.seen()
+            expires_at = 1.0 + 0.2 * i if live else math.inf
+            info = FrameInfo(name, i, 0.0, 0.0, expires_at=expires_at)
+            buffer.put(Frame(info, np.array([[[99, 99, 99]]], np.uint8)))
+        controller = BudgetController(TABLE, Terms(0.5))
+        feeds.append(
+            Feed(engine.add_stream(name, lane, controller, counters, max_wait=0.0), buffer)
+        )
+    worker = EngineWorker(
+        engine, feeds, hold_recordings=lambda: False, clock=clock, on_failure=print
+    )
+    worker.start()
+    answered = done.wait(20.0)
+    worker.stop()
+    assert worker.join(20.0)
+    assert answered
+    assert feeds[1].buffer.counters.dropped["too_old"] == 0

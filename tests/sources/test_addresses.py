@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +19,9 @@ from streamexit.redact import redact
 from streamexit.sources.access import Access
 from streamexit.sources.addresses import Address, SourceOptions, parse_address
 from streamexit.sources.containers import translated
+from streamexit.sources.opening import open_source
 from streamexit.sources.video import VideoSource
+from streamexit.testing import TOY_PREPROCESSING
 
 
 @pytest.mark.parametrize(
@@ -61,6 +64,9 @@ def test_every_kind_is_told_by_its_text(text: str, kind: str, location: str, liv
         ("data://x", {}, "unknown"),
         ("rtsp:///1", {}, "no host"),
         ("rtsp://cam:0/1", {}, "port 0"),
+        ("tcp://cam", {}, "port"),
+        ("usb:", {}, "usb:0"),
+        ("usb:first", {}, "usb:0"),
         ("rtsp://cam:99999/1", {}, "cannot be split"),
         ("rtsp://u:a/b@cam/1", {}, "percent-encoded"),
         ("rtsp://cam/1 2", {}, "percent-encode"),
@@ -123,7 +129,7 @@ def _ffmpeg_error(address: Address) -> Any:
 @pytest.mark.parametrize(
     "host",
     ["169.254.169.254", "0.0.0.0", "[fe80::1]", "[fd00:ec2::254]", "100.100.100.200",
-     "[::ffff:169.254.169.254]", "[::]"],
+     "[::ffff:169.254.169.254]", "[::]", "[64:ff9b::a9fe:a9fe]", "[2002:a9fe:a9fe::1]", "[::a9fe:a9fe]"],
 )  # fmt: skip
 @pytest.mark.parametrize("scheme", ["rtsp", "http", "tcp", "rtmp"])
 def test_metadata_services_are_out_of_reach(scheme: str, host: str) -> None:
@@ -185,3 +191,23 @@ def test_only_files_are_opened_as_files(tmp_path: Path) -> None:
     for path in (tmp_path / "pipe", Path("/dev/null"), tmp_path):
         with pytest.raises(SourceError, match="no file"):
             Access().open_file(path)
+
+
+def test_pictures_are_confined_one_by_one(tmp_path: Path) -> None:
+    """A link among the pictures of a folder does not lead out of the roots."""
+    import cv2
+
+    picture = cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
+    inside = tmp_path / "in"
+    inside.mkdir()
+    (tmp_path / "secret.png").write_bytes(picture)
+    (inside / "a.png").write_bytes(picture)
+    (inside / "b.png").symlink_to(tmp_path / "secret.png")
+    source = open_source(
+        f"images:{inside}",
+        preprocessing=TOY_PREPROCESSING,
+        labels=(),
+        access=Access(roots=(inside,)),
+    )
+    with pytest.raises(SourceError, match=r"access\.roots"):
+        list(source.pictures(lambda _: None))

@@ -293,3 +293,80 @@ def test_a_usb_camera_that_is_not_there() -> None:
     with pytest.raises(SourceError, match="/dev/video63") as caught:
         some(where, 1)
     assert caught.value.reason == "not_found"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "ffconcat version 1.0\nfile inner.ts\n",
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n"
+        "a=rtpmap:96 H264/90000\n",
+        "[playlist]\nFile1=inner.ts\n",
+    ],
+)
+@pytest.mark.parametrize("live", [True, False])
+def test_what_a_server_sends_cannot_make_ffmpeg_open_anything(
+    make_clip: MakeClip, tmp_path: Path, content: str, live: bool
+) -> None:
+    """A list in place of a video: what it names is not fetched behind our back."""
+    (tmp_path / "inner.ts").write_bytes(make_clip("inner.ts", frames=10).read_bytes())
+    (tmp_path / "video").write_text(content)
+    with web_server(tmp_path) as (url, seen), pytest.raises(SourceError):
+        some(source(f"{url}/video", live=live), 1)
+    assert set(seen) == {"/video"}
+
+
+def test_a_playlist_behind_a_redirection(playlist: Path) -> None:
+    """Its segments are looked for where it was found in the end."""
+    (playlist / "x").mkdir()
+    for file in playlist.glob("live*"):
+        file.rename(playlist / "x" / file.name)
+
+    def elsewhere(handler: object) -> None:
+        handler.send_response(302)  # type: ignore[attr-defined]
+        handler.send_header("Location", "/x/live.m3u8")  # type: ignore[attr-defined]
+        handler.end_headers()  # type: ignore[attr-defined]
+
+    with web_server(playlist, {"/l.m3u8": elsewhere}) as (url, _):
+        assert len(some(source(f"{url}/l.m3u8", live=False), 100)) == 40
+
+
+@pytest.mark.parametrize("where", ["ftp://127.0.0.1:{}/v", "file:///etc/passwd", "data:,x"])
+def test_a_redirection_stays_with_http(tmp_path: Path, where: str) -> None:
+    """Nobody listens at another protocol's port for us."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        other.setblocking(False)
+        location = where.format(other.getsockname()[1])
+
+        def elsewhere(handler: object) -> None:
+            handler.send_response(302)  # type: ignore[attr-defined]
+            handler.send_header("Location", location)  # type: ignore[attr-defined]
+            handler.end_headers()  # type: ignore[attr-defined]
+
+        with web_server(tmp_path, {"/v": elsewhere}) as (url, _), pytest.raises(SourceError):
+            some(source(f"{url}/v"), 1)
+        with pytest.raises(BlockingIOError):
+            other.accept()
+
+
+@pytest.mark.parametrize(("second", "epochs"), [(10, 1), (140, 1)])
+def test_a_live_stream_whose_clock_is_set_goes_on(tmp_path: Path, second: int, epochs: int) -> None:
+    """Frames of the new clock are not taken for late ones."""
+    parts = []
+    for at in (100, second):
+        with ffmpeg(
+            *("-f", "lavfi", "-i", "testsrc=s=64x48:r=25", "-t", "1", "-c:v", "libx264", "-g", "5"),
+            *("-output_ts_offset", str(at), "-f", "mpegts", str(tmp_path / f"{at}.ts")),
+        ) as process:
+            assert process.wait() == 0
+        parts.append((tmp_path / f"{at}.ts").read_bytes())
+    (tmp_path / "cam.ts").write_bytes(b"".join(parts))
+    lost: list[str] = []
+    with web_server(tmp_path) as (url, _):
+        address = parse_address(f"{url}/cam.ts")
+        live = VideoSource(address, TOY_PREPROCESSING, timeout=2.0, max_age=2.0)
+        pictures = list(live.pictures(lost.append))
+    assert (len(pictures), lost) == (50, [])
+    assert pictures[-1].epoch == epochs
+    assert rising(pictures)
+    assert max(p.lag_seconds for p in pictures) < 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -106,6 +107,33 @@ def test_one_that_cannot_be_read_is_left_behind(
     assert len(list(rig.pictures())) == 10
     assert rig.drops == ["unreadable_recording"]
     assert "broken.mp4" in caplog.text
+
+
+def test_files_that_come_and_go_do_not_matter(make_clip: MakeClip, tmp_path: Path) -> None:
+    """Links to nothing neither hide other recordings nor make played ones new."""
+    clip = make_clip("part.mp4", frames=10)
+    rig = Rig(tmp_path)
+    for name in "bdfh":
+        rig.then.append(partial(shutil.copy, clip, tmp_path / f"{name}.mp4"))
+    for name in "acegi":
+        link = tmp_path / f"{name}.mp4"
+        rig.then += [partial(link.symlink_to, "nothing"), link.unlink]
+    assert len(list(rig.pictures())) == 40
+    assert rig.drops == []
+
+
+def test_epochs_go_on_where_a_recording_had_several(make_clip: MakeClip, tmp_path: Path) -> None:
+    """A recording whose clock jumps counts on, and the next one after it."""
+    early, late = (
+        make_clip(f"{start}.ts", frames=10, start=start).read_bytes() for start in (0, 500)
+    )
+    rig = Rig(tmp_path)
+    rig.then = [
+        lambda: (tmp_path / "a.ts").write_bytes(early + late),
+        lambda: (tmp_path / "b.ts").write_bytes(early),
+    ]
+    epochs = [p.epoch for p in rig.pictures()]
+    assert epochs == [0] * 10 + [1] * 10 + [2] * 10
 
 
 def test_a_folder_that_is_gone_is_an_error(tmp_path: Path) -> None:
