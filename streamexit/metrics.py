@@ -29,7 +29,7 @@ class StreamCounters:
         frames: Seen at the source, dropped ones included.
         answered: Left the network with an answer.
         dropped: By reason.
-        reconnects: How often the source was opened again.
+        reconnects: How often the source gave pictures again after it was lost.
         abandoned: Decode threads that were given up because they hung.
     """
 

@@ -39,6 +39,10 @@ MOST_HUNG = 3
 RECORDING_PATIENCE = 6
 """A recording may take so many times as long: what is large, or on a slow disk, is not gone."""
 
+WELL_SECONDS = 5.0
+"""A stream that is online for longer is well. Pauses grow with the time since it was last: one that breaks
+after each first picture is not knocked at ever faster."""
+
 STEP_SECONDS = 0.04
 """Between the last frame of one opening and the first of the next."""
 
@@ -54,7 +58,7 @@ class _Attempt:
         source: What is opened.
         watch: Its signs of life, and its end.
         thread: Runs it.
-        opened: Whether a picture came.
+        opened_at: When its first picture came, in monotonic seconds; None before.
         loss: Why the source lost a frame since its last picture; empty if it did not.
     """
 
@@ -63,7 +67,7 @@ class _Attempt:
     ) -> None:
         self.source = source
         self.watch = watch
-        self.opened = False
+        self.opened_at: float | None = None
         self.loss = ""
         self.thread = threading.Thread(target=run, args=(self,), name=name, daemon=True)
 
@@ -120,7 +124,8 @@ class Reader:
         self._attempt: _Attempt | None = None
         self._abandoned: list[_Attempt] = []
         self._failed = 0
-        self._last_seen = clock()
+        self._last_well = clock()
+        self._reopened = False
         self._retry_at = 0.0
         self._started = self._stopped = False
         self._index = 0
@@ -138,7 +143,7 @@ class Reader:
         """Begin reading."""
         with self._lock:
             self._started = True
-            self._last_seen = self._clock()
+            self._last_well = self._clock()
             self._on_state(self.state)
             self._begin()
 
@@ -167,7 +172,7 @@ class Reader:
         with self._lock:
             if not self._stopped and self.state.state == "disabled":
                 self._started = True
-                self._failed, self._last_seen = 0, self._clock()
+                self._failed, self._last_well = 0, self._clock()
                 self._change("connecting")
                 self._begin_again()
 
@@ -213,11 +218,12 @@ class Reader:
         if since is None:
             return
         silent = now - since
-        limit = patience.frame_seconds if attempt.opened else patience.open_seconds
+        opened = attempt.opened_at is not None
+        limit = patience.frame_seconds if opened else patience.open_seconds
         limit *= 1 if self._source.live else RECORDING_PATIENCE
         if silent > limit:
             self._abandon(attempt, limit)
-        elif attempt.opened and self._is_stalled(silent):
+        elif opened and self._is_stalled(silent):
             reason = _SILENCE.get(attempt.loss, "timeout")
             message = (
                 f"stream {self._stream_id}: no picture for {self._patience.stalled_seconds:g} s"
@@ -230,7 +236,8 @@ class Reader:
 
     def _abandon(self, attempt: _Attempt, limit: float) -> None:
         reason = _SILENCE.get(attempt.loss, "timeout")
-        what = "no picture for" if attempt.opened else "could not be opened within"
+        opened = attempt.opened_at is not None
+        what = "no picture for" if opened else "could not be opened within"
         message = f"stream {self._stream_id}: {what} {limit:g} s"
         self._buffer.counters.abandoned += 1
         self._give_up_attempt()
@@ -259,11 +266,7 @@ class Reader:
         self._begin_again()
 
     def _begin_again(self) -> None:
-        if self._last_pts is not None:
-            self._epoch += 1
-            self._buffer.counters.reconnects += 1
-            self._pts_base = self._last_pts + STEP_SECONDS
-        self._epoch_of_source = 0
+        self._reopened = self._last_pts is not None
         self._begin()
 
     def _begin(self) -> None:
@@ -293,9 +296,7 @@ class Reader:
             self._buffer.finish()
             return
         self._change("reconnecting" if lost else "offline", outcome.reason, outcome.message)
-        if lost:
-            self._last_seen = now
-        self._retry_at = now + retry_pause(self._patience, now - self._last_seen, self._chance())
+        self._retry_at = now + retry_pause(self._patience, now - self._last_well, self._chance())
 
     def _change(self, state: State, reason: str = "", message: str = "") -> None:
         after = StreamState(state, reason, message)
@@ -344,32 +345,42 @@ class Reader:
                 started, epoch = self._clock() - offset, picture.epoch
             if self._paced:
                 attempt.watch.wait(started + offset - self._clock())
-            if not self._take(attempt, picture, self._pts_base + offset):
+            if not self._take(attempt, picture, offset):
                 return
             attempt.watch.silent_since = self._clock()
 
-    def _take(self, attempt: _Attempt, picture: Picture, pts: float) -> bool:
+    def _take(self, attempt: _Attempt, picture: Picture, offset: float) -> bool:
         """Put a picture into the buffer; False when the attempt is over."""
         if not self._source.live:  # it may wait for room; there is one attempt only
-            self._note_picture(attempt)
-            return self._buffer.put(self._frame(picture, pts)) and not attempt.watch.stopped
+            return attempt is self._attempt and self._put(attempt, picture, offset)
         with self._lock:
-            if attempt is not self._attempt:
-                return False
-            self._note_picture(attempt)
-            return self._buffer.put(self._frame(picture, pts)) and not attempt.watch.stopped
+            return attempt is self._attempt and self._put(attempt, picture, offset)
+
+    def _put(self, attempt: _Attempt, picture: Picture, offset: float) -> bool:
+        self._note_picture(attempt)
+        return self._buffer.put(self._frame(picture, offset)) and not attempt.watch.stopped
 
     def _note_picture(self, attempt: _Attempt) -> None:
-        attempt.opened, attempt.loss = True, ""
+        now, attempt.loss = self._clock(), ""
+        if attempt.opened_at is None:
+            attempt.opened_at = now
+        elif now - attempt.opened_at > WELL_SECONDS:
+            self._last_well = now
         if self.state.state != "online":
             with self._lock:
                 self._failed = 0
                 self._change("online")
 
-    def _frame(self, picture: Picture, pts: float) -> Frame:
+    def _frame(self, picture: Picture, offset: float) -> Frame:
+        """Number and stamp a picture; `offset` is its time since the first of its opening."""
         self._buffer.counters.seen()
-        now = self._clock()
-        self._last_seen, self._last_pts = now, pts
+        if self._reopened and self._last_pts is not None:
+            self._reopened = False
+            self._buffer.counters.reconnects += 1
+            self._pts_base = self._last_pts + STEP_SECONDS
+            self._epoch, self._epoch_of_source = self._epoch + 1, 0
+        now, pts = self._clock(), self._pts_base + offset
+        self._last_pts = pts
         if picture.epoch != self._epoch_of_source:
             self._epoch += picture.epoch - self._epoch_of_source
             self._epoch_of_source = picture.epoch

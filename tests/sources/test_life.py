@@ -170,8 +170,8 @@ def test_a_stream_that_is_lost_and_found(life: Life) -> None:
         ("online", ""),
     ]
     frames = [life.buffer.take(), life.buffer.take()]
-    assert [f.info.epoch for f in frames if f] == [0, 2]  # two openings later
-    assert life.buffer.counters.reconnects == 2
+    assert [f.info.epoch for f in frames if f] == [0, 1]  # the attempt that failed does not count
+    assert life.buffer.counters.reconnects == 1
 
 
 def test_a_silent_source_is_stalled_then_given_up_for_a_new_one(life: Life) -> None:
@@ -252,7 +252,7 @@ def test_a_stream_whose_threads_hang_goes_on_in_a_way_that_can_be_ended() -> Non
     life.until(lambda: life.reader.hung == 0)
     life.fallback.then(lost())
     life.until(lambda: life.reader.state.state == "reconnecting")
-    life.pass_time(0.6)
+    life.pass_time(5.0)
     life.source.until_idle()
     assert life.source.openings == MOST_HUNG + 1  # and then as before
     life.reader.stop()
@@ -306,6 +306,29 @@ def test_disabling_lets_go_and_enabling_begins_anew(life: Life) -> None:
     assert [s for s, _ in life.states[-3:]] == ["disabled", "connecting", "online"]
     frames = [frame.info for frame in iter(life.buffer.take, None)]
     assert [f.epoch for f in frames] == [0, 1]
+
+
+def test_a_source_that_breaks_again_and_again_is_tried_less_often(life: Life) -> None:
+    """One picture and it breaks: pauses grow all the same. Once it was well, they begin anew."""
+    pauses = []
+    for _ in range(40):
+        life.source.then(lost())
+        life.until(lambda: life.reader.state.state == "reconnecting")
+        pauses.append(life.reader.retry_in or 0.0)
+        life.pass_time(pauses[-1] + 0.2)
+        life.source.then("picture")
+        life.until(lambda: life.reader.state.state == "online")
+        life.source.until_idle()
+    assert pauses[0] == pytest.approx(0.5)
+    assert pauses == sorted(pauses)
+    assert pauses[-1] > 2.0
+    for _ in range(3):
+        life.pass_time(2.9)
+        life.source.then("picture")
+        life.source.until_idle()
+    life.source.then(lost())
+    life.until(lambda: life.reader.state.state == "reconnecting")
+    assert life.reader.retry_in == pytest.approx(0.5)
 
 
 def test_a_clock_that_is_set_within_an_opening_is_an_epoch(life: Life) -> None:
