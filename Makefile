@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 DURATION ?= 20s
+# Of tests: one more than there are cores, because those of cameras and faults mostly wait.
+PROCESSES ?= $(shell expr $$(nproc) + 1)
 PY := .venv/bin/python
 
 .PHONY: demo test lint install clean
@@ -10,7 +12,7 @@ demo: .venv/installed
 	@.venv/bin/streamexit demo --duration $(DURATION)
 
 test: .venv/installed
-	@.venv/bin/pytest --numprocesses auto --dist worksteal
+	@.venv/bin/pytest --numprocesses $(PROCESSES) --dist worksteal
 
 lint: .venv/installed
 	@.venv/bin/ruff check

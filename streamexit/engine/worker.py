@@ -131,9 +131,7 @@ class EngineWorker:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        ranks = sorted({_rank(feed) for feed in self._feeds}, reverse=True)
-        self._tiers = [deque(f for f in self._feeds if _rank(f) == rank) for rank in ranks]
-        self._lanes_of_cameras = [f.lane.pipeline for f in self._feeds if f.buffer.live]
+        self._find_tiers()
         try:
             while not self._stopping:
                 self._turn()
@@ -146,6 +144,11 @@ class EngineWorker:
         except Exception as error:  # the thread's edge: somebody has to hear of it
             log.debug("the engine failed", exc_info=error)
             self._on_failure(error)
+
+    def _find_tiers(self) -> None:
+        ranks = sorted({_rank(feed) for feed in self._feeds}, reverse=True)
+        self._tiers = [deque(f for f in self._feeds if _rank(f) == rank) for rank in ranks]
+        self._lanes_of_cameras = [f.lane.pipeline for f in self._feeds if f.buffer.live]
 
     def _turn(self) -> None:
         self._wake.clear()

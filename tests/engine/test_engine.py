@@ -401,15 +401,20 @@ def test_an_answer_that_would_be_too_old_is_not_given() -> None:
 
 def test_a_frame_that_expires_on_its_way_costs_what_it_has_spent() -> None:
     """It goes no further, and the budget is charged for the stages that it went through."""
-    spent, kept = Rig(), Rig()
-    for rig, expires_at in ((spent, 1.0), (kept, math.inf)):
+    expired, left, went_on = Rig(), Rig(), Rig()
+    for rig, scores, expires_at in (
+        (expired, UNSURE, 1.0),
+        (left, SURE, math.inf),
+        (went_on, UNSURE, math.inf),
+    ):
         for _ in range(4):
-            rig.admit("a", UNSURE, expires_at=expires_at)
+            rig.admit("a", scores, expires_at=expires_at)
         rig.run(now=2.0)
-    assert not spent.delivered
-    assert spent.backend.rows_of_stage(1) == 0 < kept.backend.rows_of_stage(1)
-    debts = [rig.streams["a"].controller.status.debt for rig in (spent, kept)]
-    assert debts[0] < debts[1]
+    assert not expired.delivered
+    assert expired.backend.rows_of_stage(1) == 0 < went_on.backend.rows_of_stage(1)
+    debts = [rig.streams["a"].controller.status.debt for rig in (expired, left, went_on)]
+    assert debts[0] == pytest.approx(debts[1])  # as those that left at the first exit
+    assert debts[0] < debts[2]
 
 
 def test_an_empty_lane_expects_nothing_and_a_busy_one_its_pace() -> None:

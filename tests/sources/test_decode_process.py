@@ -109,7 +109,16 @@ def test_a_decoder_that_hangs_can_be_ended() -> None:
 
 @pytest.mark.parametrize(
     "nonsense",
-    [b"[]\n", b"{\n", b"\xff\n", b"{}\n" * 3, b'{"slot": "x"}\n', b'{"slot": 0}\n', b"x" * 100_000],
+    [
+        b"[]\n",
+        b"{\n",
+        b"\xff\n",
+        b"{}\n" * 3,
+        b'{"slot": "x"}\n',
+        b'{"slot": 0}\n',
+        b'{"slot": 0, "pts": NaN, "label": null, "size": null, "media": null, "epoch": 0, "lag": 0}\n',
+        b"x" * 100_000,
+    ],
 )
 def test_a_decoder_that_was_taken_over_is_not_believed(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nonsense: bytes

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from itertools import islice, pairwise
 from pathlib import Path
@@ -19,9 +20,9 @@ import pytest
 from streamexit.errors import SourceError
 from streamexit.sources.access import Access
 from streamexit.sources.addresses import SourceOptions, parse_address
-from streamexit.sources.source import Picture
+from streamexit.sources.source import Picture, Watch
 from streamexit.sources.video import VideoSource
-from streamexit.testing import TOY_PREPROCESSING
+from streamexit.testing import TOY_PREPROCESSING, ManualClock
 from tests.faults.rig import free_port
 from tests.sources.servers import ffmpeg, make_certificate, mjpeg_camera, web_server
 
@@ -254,8 +255,6 @@ def test_a_raw_tcp_stream() -> None:
 def _read_while_serving(
     reading: Iterator[Picture], server: socket.socket, content: bytes
 ) -> list[Picture]:
-    import threading
-
     def serve() -> None:
         link, _ = server.accept()
         with link:
@@ -370,3 +369,87 @@ def test_a_live_stream_whose_clock_is_set_goes_on(tmp_path: Path, second: int, e
     assert pictures[-1].epoch == epochs
     assert rising(pictures)
     assert max(p.lag_seconds for p in pictures) < 1.0
+
+
+@pytest.mark.parametrize("kind", ["playlist that stands still", "camera that falls silent"])
+def test_a_reading_that_waits_for_the_web_can_be_ended(
+    playlist: Path, jpegs: list[bytes], kind: str
+) -> None:
+    """From outside, though FFmpeg would go on asking, or waiting, for ever."""
+    live = playlist / "live.m3u8"
+    live.write_text(live.read_text().replace("#EXT-X-ENDLIST\n", ""))
+    silent = threading.Event()
+
+    def camera(handler: object) -> None:
+        mjpeg_camera(jpegs[:2])(handler)
+        silent.wait(60.0)
+
+    watch, seen, ended = Watch(), [], threading.Event()
+    with web_server(playlist, {"/v": camera}) as (url, _):
+        path = "live.m3u8" if kind.startswith("playlist") else "v"
+        address = parse_address(f"{url}/{path}")
+        where = VideoSource(address, TOY_PREPROCESSING, timeout=60.0)
+
+        def read() -> None:
+            with contextlib.suppress(SourceError):
+                for picture in where.pictures(lambda reason: None, watch):
+                    seen.append(picture)
+                    ended.set()
+
+        reading = threading.Thread(target=read, daemon=True)
+        reading.start()
+        assert ended.wait(20.0)
+        watch.stop()
+        reading.join(20.0)
+        silent.set()
+    assert not reading.is_alive()
+    assert seen
+
+
+def test_a_redirection_does_not_leave_encryption(tmp_path: Path, jpegs: list[bytes]) -> None:
+    """From HTTPS to HTTP, credentials would go in the clear."""
+    with web_server(tmp_path, {"/v": mjpeg_camera(jpegs)}) as (plain, seen):
+
+        def elsewhere(handler: object) -> None:
+            handler.send_response(302)  # type: ignore[attr-defined]
+            handler.send_header("Location", f"{plain}/v")  # type: ignore[attr-defined]
+            handler.end_headers()  # type: ignore[attr-defined]
+
+        certificate = make_certificate(tmp_path)
+        with (
+            web_server(tmp_path, {"/v": elsewhere}, certificate=certificate) as (url, _),
+            pytest.raises(SourceError) as caught,
+        ):
+            some(source(f"{url}/v", tls_verify=False), 1)
+    assert caught.value.reason == "policy"
+    assert seen == []
+
+
+def test_a_pause_with_a_new_clock_is_no_lag(tmp_path: Path) -> None:
+    """A camera that restarts after five seconds goes on at once, though its own clock lost them."""
+    parts = []
+    for at in (100, 0):
+        file = tmp_path / f"{at}.ts"
+        with ffmpeg(
+            *("-f", "lavfi", "-i", "testsrc=s=64x48:r=25", "-t", "1", "-c:v", "libx264", "-g", "5"),
+            *("-bf", "0", "-output_ts_offset", str(at), "-f", "mpegts", str(file)),
+        ) as process:
+            assert process.wait() == 0
+        parts.append(file.read_bytes())
+    (tmp_path / "cam.ts").write_bytes(b"".join(parts))
+    clock = ManualClock()
+    lost: list[str] = []
+    with web_server(tmp_path) as (url, _):
+        live = VideoSource(
+            parse_address(f"{url}/cam.ts"),
+            TOY_PREPROCESSING,
+            timeout=2.0,
+            max_age=2.0,
+            clock=clock,
+        )
+        count = 0
+        for picture in live.pictures(lost.append):
+            count += 1
+            clock.advance(0.04 if count != 25 else 5.0)
+            assert picture.lag_seconds < 1.0
+    assert (count, lost) == (50, [])

@@ -309,14 +309,14 @@ def test_disabling_lets_go_and_enabling_begins_anew(life: Life) -> None:
 
 
 def test_a_source_that_breaks_again_and_again_is_tried_less_often(life: Life) -> None:
-    """One picture and it breaks: pauses grow all the same. Once it was well, they begin anew."""
+    """Two pictures and it breaks: pauses grow all the same. Once it was well, they begin anew."""
     pauses = []
     for _ in range(40):
         life.source.then(lost())
         life.until(lambda: life.reader.state.state == "reconnecting")
         pauses.append(life.reader.retry_in or 0.0)
         life.pass_time(pauses[-1] + 0.2)
-        life.source.then("picture")
+        life.source.then("picture", "picture")
         life.until(lambda: life.reader.state.state == "online")
         life.source.until_idle()
     assert pauses[0] == pytest.approx(0.5)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -332,6 +333,18 @@ def test_packet_loss(noisy: Make, seed: int) -> None:
     assert rising(pictures)
     assert lost["decode_error"] > 5
     assert 90 <= len(pictures) + lost.total() <= 101
+
+
+def test_what_a_decoder_swallows_is_counted(noisy: Make) -> None:
+    """A stream that begins between two key frames: its first packets give neither picture nor error."""
+    content = noisy("ts").read_bytes()
+    path = noisy("ts").with_name("middle.ts")
+    path.write_bytes(content[188 * (len(content) // 188 * 2 // 5) :])
+    with av.open(str(path)) as container:
+        packets = sum(packet.size > 0 for packet in container.demux(video=0))
+    pictures, lost, _ = read(path)
+    assert len(pictures) + lost.total() == packets
+    assert lost["decode_error"] > 5
 
 
 def test_a_picture_of_absurd_size_is_refused(make: Make) -> None:

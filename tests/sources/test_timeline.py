@@ -62,6 +62,7 @@ def test_frames_without_times_come_evenly() -> None:
     """Without timestamps the declared rate counts; the first real one is fitted on."""
     line, _ = placed([None, None, None])
     assert line == pytest.approx([0.0, 0.04, 0.08])
+    assert placed([0.0, *[None] * 300, 12.04])[1] == 0  # no jump: time has passed meanwhile
     assert placed([None, None, 900.0, 900.04])[0] == pytest.approx([0.0, 0.04, 0.08, 0.12])
 
 
