@@ -29,26 +29,36 @@ def run(config: ConfigArgument, duration: DurationOption = None, json: JsonOptio
     """
     from streamexit.cli.app import EXIT_BAD_INPUT, complain, console, prepare, print_json
     from streamexit.cli.running import run_node, summary, summary_table
+    from streamexit.cli.speaker import Speaker
     from streamexit.config.load import load_configuration
     from streamexit.errors import StreamExitError
     from streamexit.runtime import Node
 
     seconds = parse_duration(duration) if duration else None
-    node = Node(load_configuration(config), on_problem=complain, on_preparation=prepare)
+    speaker = Speaker(complain)
+    logger = logging.getLogger("streamexit")
+    logger.addHandler(speaker)
+    node = Node(load_configuration(config), on_problem=speaker, on_preparation=prepare)
     live = not json and console.is_terminal
 
     def reload() -> None:
         try:
             node.take_over(load_configuration(config).value)
         except StreamExitError as error:
-            complain(str(error))
+            speaker(str(error))
 
     if not live:  # a table would be torn
         logging.getLogger("streamexit.governor").setLevel(logging.INFO)
     announce = not json and not live
     # a terminal that was closed means the end, as always
     at_hangup = None if sys.stdin.isatty() else reload
-    asyncio.run(run_node(node, duration=seconds, live=live, announce=announce, reload=at_hangup))
+    try:
+        asyncio.run(
+            run_node(node, duration=seconds, live=live, announce=announce, reload=at_hangup)
+        )
+    finally:
+        logger.removeHandler(speaker)
+        speaker.close()
     if json:
         print_json(summary(node))
     else:

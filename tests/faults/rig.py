@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -219,10 +220,12 @@ class RunningNode:
     """`streamexit run` in a process of its own."""
 
     def __init__(self, config: Path, *arguments: str, environment: dict[str, str] | None = None):
+        # A pipe would have to be read all the time
+        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, "-m", "streamexit", "run", str(config), "--json", *arguments],
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self._stderr,
             text=True,
             env={**os.environ, **(environment or {})},
         )
@@ -239,7 +242,9 @@ class RunningNode:
     def stop(self) -> tuple[dict[str, Any], str]:
         """End it; its summary, and what it said on stderr."""
         self.process.send_signal(signal.SIGINT)
-        stdout, stderr = self.process.communicate(timeout=PATIENCE)
+        stdout, _ = self.process.communicate(timeout=PATIENCE)
+        self._stderr.seek(0)
+        stderr = self._stderr.read()
         assert self.process.returncode in (0, 2), stderr
         return json.loads(stdout), stderr
 
@@ -248,6 +253,7 @@ class RunningNode:
         if self.process.poll() is None:
             self.process.kill()
             self.process.communicate()
+        self._stderr.close()
 
 
 CONFIG = """
