@@ -39,7 +39,7 @@ MOST_HUNG = 3
 RECORDING_PATIENCE = 6
 """A recording may take so many times as long: what is large, or on a slow disk, is not gone."""
 
-WELL_SECONDS = 5.0
+WELL_SECONDS = 2.0
 """A stream that is online for longer is well. Pauses grow with the time since it was last: one that breaks
 after each first picture is not knocked at ever faster."""
 

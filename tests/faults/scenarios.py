@@ -18,7 +18,7 @@ from tests.faults.rig import Camera, Ear, RunningNode, node
 
 PASSWORD = "s3cr:t@/#?%&"
 RATE = 15
-QUIET_SECONDS = 3.0
+QUIET_SECONDS = 5.0
 """Between two faults, and to see how fast the streams are when all is well."""
 
 
