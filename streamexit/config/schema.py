@@ -186,7 +186,7 @@ class StreamSection(Section):
     active_hours: Annotated[list[ActiveSpan], Field(min_length=1)] | None = None
     """Live streams: when they are wanted, as in "mon-fri 07:00-19:00", by `node.timezone`."""
     decode: Literal["thread", "process"] = "thread"
-    """A process of its own costs 85 MB or more and isolates the node from codecs that crash or hang."""
+    """A process of its own costs memory, and isolates the node from codecs that crash or hang."""
     max_age_s: Positive | None = None
     """Live streams: no answer is older; frames that would be are dropped and counted. 2 when left out."""
     open_timeout_s: Positive = 10.0

@@ -109,10 +109,8 @@ class VideoSource:
                 self._address,
                 container,
                 stream,
-                sampler=Sampler(self._sampling),
                 sampling=self._sampling,
                 lateness=Lateness(self._max_age) if self.live else None,
-                paced=self.live and self._address.kind == "hls",
                 clock=self._clock,
                 report=report,
                 watch=watch,
@@ -216,10 +214,8 @@ class _Reading:
         container: InputContainer,
         stream: VideoStream,
         *,
-        sampler: Sampler,
         sampling: Sampling,
         lateness: Lateness | None,
-        paced: bool,
         clock: Callable[[], float],
         report: DropReport,
         watch: Watch,
@@ -227,10 +223,11 @@ class _Reading:
         self._address = address
         self._container = container
         self._stream = stream
-        self._sampler = sampler
+        self._sampler = Sampler(sampling)
         self._sampling = sampling
         self._lateness = lateness
-        self._paced = paced
+        # a playlist's frames come segment by segment
+        self._paced = lateness is not None and container.format.name == "hls"
         self._clock = clock
         self._report = report
         self._watch = watch
@@ -354,7 +351,7 @@ class _Reading:
         """Seconds by which a live frame is late; waits for the time of one that comes early."""
         if self._lateness is None:
             return 0.0
-        if self._paced:  # a playlist's frames come segment by segment
+        if self._paced:
             now = self._clock()
             if self._pace_from is None:
                 self._pace_from = now - pts

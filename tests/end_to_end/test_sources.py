@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -50,8 +52,7 @@ def test_a_node_ends_with_its_recordings(toy_pipeline: Path, tmp_path: Path) -> 
 
 def test_a_refused_stream_is_left_alone(toy_pipeline: Path, tmp_path: Path) -> None:
     """Nobody knocks at a camera that the device has no room for."""
-    import socket
-
+    pipeline = shutil.copytree(toy_pipeline, tmp_path / "toy")  # its profile is written into it
     with socket.create_server(("127.0.0.1", 0)) as camera:
         camera.setblocking(False)
         file = tmp_path / "node.yaml"
@@ -61,12 +62,12 @@ def test_a_refused_stream_is_left_alone(toy_pipeline: Path, tmp_path: Path) -> N
             "budget": {"fraction": 1.0},
         }
         file.write_text(
-            f"pipelines: {{toy: {toy_pipeline}}}\n"
+            f"pipelines: {{toy: {pipeline}}}\n"
             "engine: {milliseconds_per_second: 0.000001, admission: refuse}\n"
             f"streams:\n  - {json.dumps({'id': 'cam', **stream})}\n"
         )
         profiled = subprocess.run(
-            [sys.executable, "-m", "streamexit", "profile", str(toy_pipeline)],
+            [sys.executable, "-m", "streamexit", "profile", str(pipeline)],
             capture_output=True,
             text=True,
             timeout=TIME_LIMIT,

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -303,10 +302,3 @@ def node(
     finally:
         running.kill()
         ear.close()
-
-
-def ffmpeg() -> str:
-    """The command, from Debian."""
-    found = shutil.which("ffmpeg")
-    assert found, "apt install ffmpeg"
-    return found

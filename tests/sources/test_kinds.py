@@ -138,10 +138,20 @@ def test_hls(playlist: Path) -> None:
     assert sum(path.endswith(".ts") for path in seen) == 4
 
 
-def test_live_hls_comes_at_its_own_pace(playlist: Path) -> None:
+@pytest.mark.parametrize("name", ["live.m3u8", "live"])
+def test_live_hls_comes_at_its_own_pace(playlist: Path, name: str) -> None:
     """Frames of a segment that came at once are spread over the time that they last."""
-    with web_server(playlist) as (url, _):
-        pictures = some(source(f"{url}/live.m3u8"), 15)
+
+    def unnamed(handler: object) -> None:  # told by what the server says that it is
+        content = (playlist / "live.m3u8").read_bytes()
+        handler.send_response(200)  # type: ignore[attr-defined]
+        handler.send_header("Content-Type", "application/vnd.apple.mpegurl")  # type: ignore[attr-defined]
+        handler.send_header("Content-Length", str(len(content)))  # type: ignore[attr-defined]
+        handler.end_headers()  # type: ignore[attr-defined]
+        handler.wfile.write(content)  # type: ignore[attr-defined]
+
+    with web_server(playlist, {"/live": unnamed}) as (url, _):
+        pictures = some(source(f"{url}/{name}"), 15)
     assert len(pictures) == 15
     assert max(p.lag_seconds for p in pictures) < 1.0  # the last of a segment is not a second late
 
