@@ -27,7 +27,7 @@ install: .venv/installed
 	@echo "Setting up .venv (PyTorch is large: about 5 GB, some minutes on a slow line) ..."
 	@$(PYTHON) -m venv .venv || { echo "Python's venv module is missing; on Debian: apt install python3-venv"; exit 1; }
 	$(PY) -m pip install --disable-pip-version-check --no-input uv
-	.venv/bin/uv pip install --compile-bytecode --python $(PY) --constraints constraints.txt --editable '.[broker,clips,plots,benchmarks,scenes,int8,test]'
+	.venv/bin/uv pip install --compile-bytecode --python $(PY) --constraints constraints.txt --editable '.[broker,http,clips,plots,benchmarks,scenes,int8,test]'
 	@touch $@
 
 clean:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from benchmarks.loops import MEAN, SIDE, STD, WARM_UP_SHARE, frames
-from streamexit import runtime
+from streamexit import roster
 from streamexit.calibration.collect import read_exits
 from streamexit.config.schema import NodeConfiguration
 from streamexit.documents import Document
@@ -92,7 +92,7 @@ def run_node(
     stayed of their batch.
     """
     if not regroup:
-        runtime.PATIENT_SECONDS = 0.0
+        roster.PATIENT_SECONDS = 0.0
     configuration = NodeConfiguration.model_validate(
         {
             "engine": engine,

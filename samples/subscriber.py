@@ -12,7 +12,9 @@ async def main(host: str = "127.0.0.1", port: str = "1883") -> None:
         await client.subscribe("streamexit/+/stream/+/result", qos=1)
         async for message in client.messages:
             result = json.loads(message.payload)
-            print(result["stream"], result["answer"]["label"], result["exit"], flush=True)
+            answer = result["answer"]  # of a classification or of a segmentation network
+            what = answer.get("label") or "/".join(answer["dominant"])
+            print(result["stream"], what, result["exit"], flush=True)
 
 
 asyncio.run(main(*sys.argv[1:]))

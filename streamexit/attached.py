@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 
 from streamexit.budget.controller import BudgetStatus
 from streamexit.budget.terms import Terms
+from streamexit.engine.worker import Feed
 from streamexit.exits import ExitRecord
 from streamexit.frame import Decoder, Media
-from streamexit.metrics import StreamCounters
+from streamexit.metrics import Histogram, StreamCounters
 from streamexit.planning.streams import PlannedStream
+from streamexit.preprocessing import Image
 from streamexit.queues import FrameBuffer
 from streamexit.schedule import Schedule
+from streamexit.sources.demand import Demand
 from streamexit.sources.life import StreamState
 from streamexit.sources.reader import Reader
 from streamexit.wire.encoding import ResultEncoder, encode_state, wire_thresholds
 from streamexit.wire.messages import Agreement, Budget, Cost, MediaInfo, State, Status, timestamp
+from streamexit.wire.thinning import Thinning
 
 AVAILABILITY = {
     "connecting": "connecting",
@@ -42,6 +47,21 @@ class BudgetView:
     agreement_at: list[Agreement] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Look:
+    """A picture for people.
+
+    Attributes:
+        picture: uint8 [h, w, 3] RGB.
+        record: Of its frame.
+        seen_at: Monotonic seconds.
+    """
+
+    picture: Image
+    record: ExitRecord
+    seen_at: float
+
+
 @dataclass
 class AttachedStream:
     """One stream, seen from the event loop.
@@ -62,6 +82,13 @@ class AttachedStream:
         media: Likewise.
         epoch: Likewise.
         exit_counts: How many frames left at each exit, since the start.
+        feed: Its way into the engine.
+        demand: What is asked of its source.
+        thinning: Which of its answers become results.
+        latest: Its latest answer in short.
+        look: The latest picture for people, with its answer.
+        latencies: How long answers took.
+        added: By a command, and not by the configuration file.
     """
 
     plan: PlannedStream
@@ -70,6 +97,9 @@ class AttachedStream:
     reader: Reader
     schedule: Schedule
     encode: ResultEncoder
+    feed: Feed
+    demand: Demand
+    thinning: Thinning
     state: StreamState = field(default_factory=lambda: StreamState("connecting"))
     since: float = 0.0
     fps: float = 0.0
@@ -79,6 +109,10 @@ class AttachedStream:
     media: Media | None = None
     epoch: int = 0
     exit_counts: Counter[int] = field(default_factory=Counter)
+    latest: State | None = None
+    look: Look | None = None
+    latencies: Histogram = field(default_factory=Histogram)
+    added: bool = False
     _ticked: tuple[float, int] = (0.0, 0)
 
     def look_after_source(self, now: float) -> None:
@@ -111,9 +145,14 @@ class AttachedStream:
         self.exit_counts[record.exit] += 1
         self.decoder, self.media = record.frame.decoder, record.frame.media
         self.epoch = record.frame.epoch
+        self.latencies.add(record.latency_seconds)
+        if record.frame.shown is not None:
+            self.look = Look(record.frame.shown, record, time.monotonic())
         label, _ = record.prediction.headline
         changed = label != self.last_label
         self.last_label = label
+        if changed:
+            self.latest = encode_state(record.prediction, record.frame.captured_at)
         return changed
 
     @property
@@ -133,10 +172,6 @@ class AttachedStream:
     def availability(self) -> str:
         """Payload of the availability topic."""
         return AVAILABILITY[self.state.state]
-
-    def latest_answer(self, record: ExitRecord) -> State:
-        """The state message."""
-        return encode_state(record.prediction, record.frame.captured_at)
 
     def status(self) -> Status:
         """The status message."""

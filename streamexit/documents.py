@@ -35,15 +35,21 @@ class Document(Generic[Model]):
         value: Its content.
         lines: Line (from 1) of every key.
         written: Text of the values that ${VARIABLES} were put into, as it stands in the file.
+        elsewhere: Key paths of values that are not in the file -> what messages call them.
     """
 
     path: Path
     value: Model
     lines: dict[KeyPath, int] = field(repr=False)
     written: dict[KeyPath, str] = field(default_factory=dict, repr=False)
+    elsewhere: dict[KeyPath, str] = field(default_factory=dict, repr=False)
 
     def where(self, *key_path: str | int) -> str:
         """As in "file.yaml, line 3, streams[0].budget", for messages about a value that parsed."""
+        for n in range(len(key_path), 0, -1):
+            if key_path[:n] in self.elsewhere:
+                rest = dotted(key_path[n:])
+                return f"{self.elsewhere[key_path[:n]]}{'.' if rest else ''}{rest}"
         return _where(self.path, self.lines, key_path)
 
 
@@ -220,6 +226,8 @@ def _where(path: Path, lines: dict[KeyPath, int], at: KeyPath) -> str:
 def _explain(path: Path, lines: dict[KeyPath, int], model: type[BaseModel], error: Any) -> str:
     at: KeyPath = tuple(error["loc"])
     kind, value = error["type"], error["input"]
+    if kind not in ("extra_forbidden", "missing"):  # pydantic adds the alternatives of a union
+        at = next(at[:n] for n in range(len(at), -1, -1) if at[:n] in lines or not n)
     if kind == "extra_forbidden":
         fields = _fields_at(model, at[:-1])
         return f"{_where(path, lines, at)}: unknown key; {did_you_mean(str(at[-1]), fields)}"

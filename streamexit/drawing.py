@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from collections import deque
+from dataclasses import replace
 from functools import cache, singledispatch
 
 import cv2
@@ -19,6 +20,9 @@ SMALLEST_SHARE = 0.005
 """Of the frame; smaller classes are not in the legend."""
 
 MOST_LINES = 12
+LEGIBLE_WIDTH = 480
+"""Pixels; smaller pictures are enlarged to this where text is drawn on them."""
+
 WHITE, GREY = (255, 255, 255), (170, 170, 170)
 GOLDEN_RATIO = 0.618034
 
@@ -62,10 +66,36 @@ class Annotator:
             f"exit {record.exit + 1}/{len(self._costs.per_exit)}   {fraction:.0%} of full   "
             f"mean {mean:.1%}, budget {self._budget:.1%}"
         )
-        height = _line_height(drawn)
-        _panel(drawn, 0, 0, drawn.shape[1], height)
-        _text(drawn, head, height // 3, 0, WHITE)
+        draw_headline(drawn, head)
         return drawn
+
+
+def draw_headline(picture: Image, text: str) -> None:
+    """One line of text along the upper edge."""
+    height = _line_height(picture)
+    _panel(picture, 0, 0, picture.shape[1], height)
+    _text(picture, text, height // 3, 0, WHITE)
+
+
+def draw_scaled(
+    picture: Image, prediction: Prediction, preprocessing: Preprocessing, *, width: int
+) -> Image:
+    """An answer on its picture brought to a width, though never enlarged beyond what makes it legible.
+
+    Args:
+        picture: uint8 [h, w, 3] RGB: as it was before it was scaled for the network, or as the network saw it.
+        prediction: The answer.
+        preprocessing: How the network's input was made.
+        width: In pixels.
+    """
+    height, own = picture.shape[:2]
+    if (own, height) == (preprocessing.width, preprocessing.height):
+        preprocessing = replace(preprocessing, fit="stretch")
+    wide = min(width, max(own, LEGIBLE_WIDTH))
+    size = (wide, max(1, round(height * wide / own)))
+    way = cv2.INTER_AREA if wide < own else cv2.INTER_LINEAR
+    scaled = cv2.resize(picture, size, interpolation=way).astype(np.uint8, copy=False)
+    return draw_answer(prediction, scaled, preprocessing)
 
 
 @singledispatch

@@ -6,9 +6,11 @@ StreamExitError
 │   ├── PipelineError       a pipeline folder: missing, altered or mismatched
 │   ├── SourceError         a video, folder or stream that cannot be read
 │   ├── DataError           a training or calibration data set
-│   └── BudgetError         a budget that cannot be understood
+│   ├── BudgetError         a budget that cannot be understood
+│   └── CommandError        a command that cannot be carried out
 └── OperationError          the input was right, but the world was not
     ├── BrokerError         the MQTT broker refused or is away
+    ├── SpoolError          the file of unsent results cannot be used
     └── EngineError         an invariant of the engine was broken
 """
 
@@ -51,12 +53,36 @@ class BudgetError(InputError):
     """A budget that cannot be understood."""
 
 
+class CommandError(InputError):
+    """A command that cannot be carried out.
+
+    Attributes:
+        code: For programs; see `Fault` in the wire messages.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class OperationError(StreamExitError):
     """The input was right, but the world was not. The command line exits with 1."""
 
 
 class BrokerError(OperationError):
     """The MQTT broker refused us or is away."""
+
+
+class SpoolError(OperationError):
+    """The file of unsent results cannot be used.
+
+    Attributes:
+        reason: disk_full, disk_error, locked, unwritable or damaged.
+    """
+
+    def __init__(self, message: str, *, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class EngineError(OperationError):

@@ -53,6 +53,8 @@ class FrameInfo:
         decoder: What decoded it.
         media: What the source sends, where known.
         expires_at: Monotonic time in seconds from which an answer is too old to be of use.
+        shown: The picture for people, uint8 [h, w, 3] RGB, if one was asked for: as it was before it was
+            scaled for the network, or somewhat smaller, or what the network sees.
     """
 
     stream_id: str
@@ -66,6 +68,7 @@ class FrameInfo:
     decoder: Decoder = "software"
     media: Media | None = None
     expires_at: float = math.inf
+    shown: Image | None = None
 
 
 @dataclass(slots=True)

@@ -6,7 +6,6 @@ touches one is handed over with `EngineWorker.call`; searching and writing have 
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,10 +23,8 @@ from streamexit.engine.engine import StreamLane
 from streamexit.engine.worker import EngineWorker
 from streamexit.errors import BudgetError, DataError, InputError
 from streamexit.exits import Budget
-from streamexit.planning.streams import check_reach, terms_of
+from streamexit.planning.streams import check_bounds, check_reach, terms_of
 from streamexit.wire.messages import Agreement, Fairness, timestamp
-
-log = logging.getLogger(__name__)
 
 SHARE_SECONDS = 10.0
 """Between two rounds of sharing the device out."""
@@ -79,6 +76,7 @@ class Governor:
         share: Shares the device out; None leaves every stream its own budget.
         file: Where budgets are kept; None keeps nothing.
         on_problem: Called with a sentence.
+        on_change: Called with a stream's id and a sentence on what changed in its budget.
     """
 
     def __init__(
@@ -88,7 +86,9 @@ class Governor:
         share: DeviceShare | None,
         file: StateFile | None,
         on_problem: Callable[[str], None],
+        on_change: Callable[[str, str], None] = lambda stream_id, sentence: None,
     ) -> None:
+        self._on_change = on_change
         self._worker = worker
         self._share = share
         self._file = file
@@ -104,7 +104,7 @@ class Governor:
     # --- streams come ---------------------------------------------------------------------------
 
     def attach(self, stream: AttachedStream, lane: StreamLane, now: float) -> str:
-        """Look after a stream, before the engine has started.
+        """Look after a stream, before any of its frames is in the engine.
 
         Returns:
             Why it may not run; empty if it may.
@@ -122,6 +122,22 @@ class Governor:
             governed.terms = terms
             lane.controller.change(terms=terms)
         return refused
+
+    def detach(self, stream_id: str, memory: dict[str, Any] | None) -> None:
+        """A stream is gone; what there is to remember of it is kept for when it comes back."""
+        del self._streams[stream_id]
+        if memory is not None:
+            self._kept[stream_id] = memory
+        if self._share:
+            self._share.leave(stream_id)
+
+    def budget(self, stream_id: str) -> Budget:
+        """A stream's budget, as it was asked for."""
+        return self._streams[stream_id].budget
+
+    def section(self, stream_id: str) -> StreamSection:
+        """A stream as it was last configured."""
+        return self._streams[stream_id].section
 
     def _remember(self, governed: Governed, kept: Mapping[str, Any], now: float) -> None:
         plan = governed.stream.plan
@@ -211,9 +227,9 @@ class Governor:
         return error is not None or future.cancelled()
 
     def _say(self, governed: Governed, change: str, now: float) -> None:
-        """Every change is in the log and in the budget's message, with its cause."""
-        log.info("stream %s: %s", governed.stream.plan.section.id, change)
+        """Every change is told, and in the budget's message, with its cause."""
         governed.view = replace(governed.view, last_change=change, changed_at=timestamp(now))
+        self._on_change(governed.stream.plan.section.id, change)
 
     # --- what is lost ---------------------------------------------------------------------------
 
@@ -348,16 +364,12 @@ class Governor:
 
     def _collect(self) -> dict[str, Any]:
         """On the engine's thread, or after its end. Streams that are not attached now are kept, too."""
-        now = {
-            name: {
-                "configured": _as_json(governed.section.budget.build()),
-                "budget": _as_json(governed.budget),
-                "made_by": _made_by(governed),
-                "memory": governed.lane.controller.memory(),
-            }
-            for name, governed in self._streams.items()
-        }
+        now = {name: _memory(governed) for name, governed in list(self._streams.items())}
         return {**self._kept, **now}
+
+    def memory_of(self, stream_id: str) -> dict[str, Any]:
+        """What there is to remember of a stream. On the engine's thread."""
+        return _memory(self._streams[stream_id])
 
     def _write(self, kept: Mapping[str, Any]) -> None:
         assert self._file is not None
@@ -365,6 +377,15 @@ class Governor:
             self._file.write(kept)
         except OSError as error:
             self._on_problem(f"state_file: cannot be written: {error}")
+
+
+def _memory(governed: Governed) -> dict[str, Any]:
+    return {
+        "configured": _as_json(governed.section.budget.build()),
+        "budget": _as_json(governed.budget),
+        "made_by": _made_by(governed),
+        "memory": governed.lane.controller.memory(),
+    }
 
 
 def _checked(governed: Governed, section: StreamSection, budget: Budget) -> Terms:
@@ -380,6 +401,7 @@ def _checked(governed: Governed, section: StreamSection, budget: Budget) -> Term
         )
     terms = terms_of(section, budget, costs)
     check_reach(terms, costs)
+    check_bounds(section, terms)
     return terms
 
 

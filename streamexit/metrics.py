@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,6 +20,28 @@ unreadable_image: a file in an image folder is no picture.
 unreadable_recording: a file in a watched folder cannot be read, or not to its end; counts once.
 stopped: the run ended before the frame's turn came.
 """
+
+
+LATENCIES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Upper bounds of a histogram's buckets, in seconds; one more takes the rest."""
+
+
+@dataclass(slots=True)
+class Histogram:
+    """Counts of durations.
+
+    Attributes:
+        counts: Per bucket.
+        total: Seconds, of all together.
+    """
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(LATENCIES) + 1))
+    total: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(LATENCIES, seconds)] += 1
+        self.total += seconds
 
 
 @dataclass(slots=True)

@@ -168,6 +168,10 @@ class Outbox:
     Args:
         capacity: In results.
         wake: Called when there is something again after there was nothing; must be safe to call from any thread.
+
+    Attributes:
+        came: Results that were put in so far.
+        gone: Of these, taken or dropped.
     """
 
     def __init__(self, *, capacity: int, wake: Callable[[], None]) -> None:
@@ -177,6 +181,8 @@ class Outbox:
         self._lock = threading.Lock()
         self._peak = 0
         self._dropped = 0
+        self.came = 0
+        self.gone = 0
 
     def put(self, record: ExitRecord) -> None:
         """Add a result; never waits."""
@@ -185,7 +191,9 @@ class Outbox:
             if len(self._records) >= self._capacity:
                 self._records.popleft()
                 self._dropped += 1
+                self.gone += 1
             self._records.append(record)
+            self.came += 1
             self._peak = max(self._peak, len(self._records))
         if was_empty:  # else whoever takes has not yet seen the end
             self._wake()
@@ -193,7 +201,10 @@ class Outbox:
     def take(self) -> ExitRecord | None:
         """The oldest result, or None when there is none right now."""
         with self._lock:
-            return self._records.popleft() if self._records else None
+            if not self._records:
+                return None
+            self.gone += 1
+            return self._records.popleft()
 
     @property
     def crowded(self) -> bool:

@@ -1,55 +1,56 @@
 """The composition root: a checked configuration becomes a running node.
 
-Threads: one per source (decode), one for the engine, and the event loop for MQTT and timers. They
-meet in `queues` only.
+Threads: one per source (decode), one for the engine, one for the spool, and the event loop for MQTT,
+HTTP and timers. They meet in `queues` and in `Delivery` only.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
+import os
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from streamexit.attached import AttachedStream
-from streamexit.backends.opening import open_backend, quietly
-from streamexit.budget.controller import BudgetController, BudgetStatus
+from streamexit.backends.opening import quietly
+from streamexit.budget.controller import BudgetStatus
 from streamexit.budget.sharing import DeviceShare
 from streamexit.budget.state_file import StateFile
-from streamexit.config.schema import EngineSection, MqttSection, NodeConfiguration
+from streamexit.config.schema import EngineSection, MqttSection, NodeConfiguration, SpoolSection
+from streamexit.control.dispatch import Dispatcher
+from streamexit.control.over_mqtt import MqttCommands
 from streamexit.documents import Document
 from streamexit.engine.engine import Engine, PipelineLane
-from streamexit.engine.worker import EngineWorker, Feed
-from streamexit.errors import BudgetError, OperationError
+from streamexit.engine.worker import EngineWorker
+from streamexit.errors import OperationError
 from streamexit.exits import ExitRecord
 from streamexit.governor import Governor
-from streamexit.metrics import StreamCounters
-from streamexit.planning.source import max_age, plan_patience
-from streamexit.planning.streams import PlannedStream, plan_backend, plan_streams
-from streamexit.queues import FrameBuffer, Outbox
-from streamexit.schedule import Schedule
+from streamexit.health import Health
+from streamexit.operations import NodeOperations
+from streamexit.planning.streams import load_pipelines, plan_backend, plan_stream
+from streamexit.queues import Outbox
+from streamexit.reporter import Reporter
+from streamexit.roster import Roster
 from streamexit.sinks.broker import EmbeddedBroker
+from streamexit.sinks.brokers import BrokerAddress, TlsOptions
+from streamexit.sinks.delivery import Delivery
 from streamexit.sinks.jsonl import JsonlSink
-from streamexit.sinks.mqtt import BrokerAddress, MqttSession
+from streamexit.sinks.mqtt import Incoming, MqttSession
+from streamexit.sinks.spool import Spool
 from streamexit.sources.life import StreamState
 from streamexit.sources.reader import Reader
-from streamexit.wire.encoding import ResultEncoder
-from streamexit.wire.messages import MESSAGES, Info, Message, NetworkLoad, Stats, timestamp
+from streamexit.wire.encoding import as_historical
+from streamexit.wire.homeassistant import Discovery
+from streamexit.wire.messages import Response
 from streamexit.wire.topics import Topics
 
-PATIENT_SECONDS = 1.0
-"""How long a frame of a recording that is read as fast as possible waits for a full batch: nobody
-waits for it, and half-empty batches would cost everybody."""
-
-PUMP_SECONDS = 0.01
-"""Between two looks for results: under load they go out several at a time, and the threads that make
-them are disturbed a hundred times a second at most."""
+if TYPE_CHECKING:
+    from streamexit.http.server import HttpServer
 
 AUTO_SHARE = 900.0
 """Of the 1000 ms per second that a device has by its profiles; decoding and peaks need the rest."""
@@ -85,13 +86,13 @@ class Node:
     Attributes:
         boot_id: Of this run.
         topics: Where it publishes.
-        session: With the broker; None without one.
-        broker: Its address; None without one, and before `run`.
-        streams: Attached, by id.
-        lanes: Of the engine, by pipeline and policy.
+        broker: The first broker's address; None without one, and before `run`.
         governor: Looks after the budgets.
+        reporter: Says how everything is.
         outbox: Between the engine and the sinks.
-        device: Where the networks run.
+        dispatcher: Takes commands; None before `run`.
+        health: Whether it does its job.
+        http: The server; None without one, and before `run`.
         stopping: Whether the end has begun; a broker of the node's own ends with it.
 
     Raises:
@@ -105,41 +106,89 @@ class Node:
         on_problem: Callable[[str], None],
         on_preparation: Callable[[str], None] = quietly,
     ) -> None:
+        self._document = document
         self._configuration = document.value
         self._base = document.path.parent
         self._on_problem = on_problem
-        self._on_preparation = on_preparation
         self.boot_id = uuid.uuid4().hex[:16]
         self.topics = Topics(self._configuration.node.prefix, self._configuration.node.id)
-        self.session: MqttSession | None = None
         self.broker: BrokerAddress | None = None
-        self._jsonl: JsonlSink | None = None
-        self._started_at = time.time()
-        self._failure: BaseException | None = None
+        self.dispatcher: Dispatcher | None = None
+        self.http: HttpServer | None = None
+        self.health = Health()
         self.stopping = False
+        self._failure: BaseException | None = None
         self._said: dict[str, str] = {}
-        self._engine = Engine(self._deliver, clock=time.monotonic)
-        self.streams: dict[str, AttachedStream] = {}
-        self._feeds: list[Feed] = []
+        self._commands: MqttCommands | None = None
+        engine = Engine(self._deliver, clock=time.monotonic)
         self._worker = EngineWorker(
-            self._engine,
-            self._feeds,
-            hold_recordings=lambda: self.outbox.crowded,
+            engine,
+            [],
+            hold_recordings=lambda: self.reporter.crowded,
             clock=time.monotonic,
             on_failure=self._fail,
         )
         self.outbox = Outbox(capacity=OUTBOX_RESULTS, wake=self._wake_pump)
-        self.device = ""
-        engine, kept = self._configuration.engine, self._configuration.state_file
+        settings, kept = self._configuration.engine, self._configuration.state_file
         self.governor = Governor(
             self._worker,
-            share=_device_share(engine),
+            share=_device_share(settings),
             file=StateFile(self._base / kept) if kept else None,
             on_problem=on_problem,
+            on_change=lambda stream_id, sentence: self.reporter.note(stream_id, sentence),
         )
-        plans = plan_streams(document)
-        self._backend_options = plan_backend(document)
-        self._build(plans)
+        self._pipelines = load_pipelines(document)
+        plans = [
+            plan_stream(document, i, self._pipelines) for i in range(len(document.value.streams))
+        ]
+        self._roster = Roster(
+            engine,
+            self._worker,
+            self.governor,
+            self.outbox,
+            settings=settings,
+            backend=plan_backend(document),
+            node=self.topics.node,
+            boot_id=self.boot_id,
+            timezone=self._configuration.node.timezone,
+            on_state=lambda *change: self._on_loop(self._change_state, *change),
+            on_preparation=on_preparation,
+        )
+        self.reporter = Reporter(
+            self.topics,
+            self.boot_id,
+            outbox=self.outbox,
+            roster=self._roster,
+            governor=self.governor,
+            worker=self._worker,
+            stats_every=self._configuration.stats_every_s,
+        )
+        self._roster.build(plans, on_problem)
+
+    @property
+    def streams(self) -> dict[str, AttachedStream]:
+        """Attached, by id."""
+        return self._roster.streams
+
+    @property
+    def lanes(self) -> dict[tuple[str, str], PipelineLane]:
+        """Of the engine, by pipeline and policy."""
+        return dict(self._roster.networks())
+
+    @property
+    def device(self) -> str:
+        """Where the networks run."""
+        return self._roster.device
+
+    @property
+    def session(self) -> MqttSession | None:
+        """With the broker; None without one."""
+        return self.reporter.session
+
+    @property
+    def delivery(self) -> Delivery | None:
+        """Of results to the broker."""
+        return self.reporter.delivery
 
     @property
     def budgets(self) -> dict[str, BudgetStatus]:
@@ -156,30 +205,33 @@ class Node:
             ready: Called once everything has been started.
 
         Raises:
-            OperationError: The engine failed.
+            OperationError: The engine failed, or the HTTP port is taken.
         """
         self._loop = asyncio.get_running_loop()
-        self._pump_wanted = asyncio.Event()
         self._finished = asyncio.Event()
         async with AsyncExitStack() as stack:
+            self.dispatcher = self._dispatcher()
             await self._open_sinks(stack)
             session = self._task(self.session.run(), "mqtt") if self.session else None
-            pump = self._task(self._pump(), "pump")
-            ticker: asyncio.Task[None] | None = None
-            watcher: asyncio.Task[None] | None = None
+            keeper = self._task(self.delivery.run(), "spool") if self.delivery else None
+            pump = self._task(self.reporter.pump(), "pump")
+            beside: list[asyncio.Task[None]] = []
             try:
                 await self._first_attempt_to_connect()
-                ticker = self._task(self._tick_for_ever(), "ticker")
-                self._start()
-                watcher = self._task(self._watch_sources(), "sources")
+                await self._open_http(stack)
+                beside.append(self._task(self._tick_for_ever(), "ticker"))
+                self._worker.start()
+                self._roster.start()
+                beside.append(self._task(self._watch_sources(), "sources"))
                 ready()
                 async with asyncio.timeout(duration):
                     await self._finished.wait()
             except TimeoutError:
                 pass
             finally:
-                await _end(watcher, time.monotonic() + LAST_WORDS_SECONDS)
-                await self._shut_down(ticker, pump, session)
+                for task in beside:
+                    await _end(task, time.monotonic() + LAST_WORDS_SECONDS)
+                await self._shut_down(pump, session, keeper)
         if self._failure:
             raise OperationError(f"the node failed: {self._failure}") from self._failure
 
@@ -187,131 +239,147 @@ class Node:
         """End `run` soon; everything in the engine is still answered. Call it on the loop."""
         self._finished.set()
 
-    def take_over(self, configuration: NodeConfiguration) -> None:
-        """Budgets and windows from a configuration that was read again; the rest takes a restart."""
-        sections = {section.id: section for section in configuration.streams}
-        for stream_id in self.streams.keys() & sections.keys():
-            try:
-                self.governor.take_over(sections[stream_id], now=time.time())
-            except BudgetError as error:
-                self._on_problem(f"{stream_id}: {error}")
-        if _without_budgets(configuration) != _without_budgets(self._configuration):
-            self._on_problem(
-                "the configuration changed in more than budgets; the rest takes a restart"
-            )
+    async def reload(self, *, cause: str) -> Response:
+        """Read the configuration file again; what changed takes effect, or is said to take a restart."""
+        assert self.dispatcher
+        return await self.dispatcher.answer("reload", {}, cause=cause)
 
     # --- building -------------------------------------------------------------------------------
 
-    def _build(self, plans: list[PlannedStream]) -> None:
-        lanes: dict[tuple[Path, str], PipelineLane] = {}
-        for plan in plans:
-            key = _lane_key(plan)
-            if key not in lanes:
-                lanes[key] = self._lane(plan)
-            self._add(plan, lanes[key])
-        self.lanes = {(p.pipeline.name, p.policy.name): lanes[_lane_key(p)] for p in plans}
-
-    def _lane(self, plan: PlannedStream) -> PipelineLane:
-        backend = open_backend(
-            plan.pipeline,
-            plan.policy.scorer,
-            self._backend_options,
-            say=lambda sentence: self._on_preparation(f"{plan.pipeline.name}: {sentence}"),
+    def _dispatcher(self) -> Dispatcher:
+        operations = NodeOperations(
+            self._document,
+            self._pipelines,
+            roster=self._roster,
+            governor=self.governor,
+            reporter=self.reporter,
+            on_reload=self._take_over,
         )
-        self.device = backend.device
-        return PipelineLane(backend, plan.pipeline.build_task(), plan.pipeline.costs)
-
-    def _add(self, plan: PlannedStream, lane: PipelineLane) -> None:
-        stream_id = plan.section.id
-        counters = StreamCounters()
-        buffer = FrameBuffer(
-            capacity=plan.section.buffer,
-            live=plan.source.live,
-            counters=counters,
-            wake=self._worker.wake,
-        )
-        section, settings = plan.section, self._configuration.engine
-        controller = BudgetController(
-            plan.table, plan.terms, shadow=section.shadow, stream_id=stream_id
-        )
-        hurried = plan.source.live or section.pace == "realtime"
-        engine_lane = self._engine.add_stream(
-            stream_id,
-            lane,
-            controller,
-            counters,
-            max_wait=settings.max_wait_ms / 1000 if hurried else PATIENT_SECONDS,
-            costs=plan.costs,
-            weight=section.weight,
-            deadline=section.deadline_ms / 1000 if hurried else math.inf,
-        )
-        self._feeds.append(Feed(engine_lane, buffer, section.weight))
-        reader = Reader(
-            stream_id,
-            plan.source,
-            buffer,
-            on_state=lambda state: self._on_loop(self._change_state, stream_id, state),
-            pace=section.pace,
-            patience=plan_patience(section),
-            max_age=max_age(section, live=plan.source.live),
-            fallback=plan.fallback,
-        )
-        zone = self._configuration.node.timezone
-        schedule = Schedule(section.enabled, section.active_hours or (), zone)
-        encode = ResultEncoder(
-            node=self.topics.node,
-            boot_id=self.boot_id,
-            pipeline=plan.pipeline.name,
-            num_exits=len(plan.pipeline.costs.per_exit),
-            maps=plan.maps,
-            cost_unit=plan.costs.unit,
-        )
-        stream = AttachedStream(
-            plan, counters, buffer, reader, schedule, encode, since=self._started_at
-        )
-        self.streams[stream_id] = stream
-        refused = self.governor.attach(stream, engine_lane, self._started_at)
-        if refused:
-            stream.change_state(StreamState("error", "no_capacity", refused), self._started_at)
-            self._on_problem(f"{stream_id} is refused: {refused}")
-            buffer.close()
+        self.operations = operations
+        return Dispatcher(self.topics.node, operations)
 
     async def _open_sinks(self, stack: AsyncExitStack) -> None:
         if self._configuration.results_file:
-            self._jsonl = JsonlSink(self._base / self._configuration.results_file)
-            stack.callback(self._jsonl.close)
+            jsonl = JsonlSink(self._base / self._configuration.results_file)
+            self.reporter.jsonl = jsonl
+            stack.callback(jsonl.close)
         settings = self._configuration.mqtt
         if settings is None:
             return
-        self.broker = await self._broker_address(settings, stack)
-        self.session = MqttSession(
-            self.broker,
-            client_id=f"streamexit-{self.topics.node}-{self.boot_id}",
-            availability_topic=self.topics.availability,
+        addresses = await self._addresses(settings, stack)
+        self.broker = addresses[0]
+        embedded = settings.url == "embedded"
+        delivery = self.reporter.delivery = Delivery(
             qos=settings.qos,
-            prefer_v5=settings.url != "embedded",
+            spool=None if embedded else self._spool(settings.spool),
+            historical=lambda payload: as_historical(payload, time.time()),
+            rate=settings.spool.results_per_s if settings.spool else 500.0,
             on_problem=self._on_problem,
         )
-        await self.session.set_retained(self.topics.info, self._info().encode())
+        self.reporter.session = MqttSession(
+            addresses,
+            client_id=settings.client_id or f"streamexit-{self.topics.node}-{self.boot_id}",
+            availability_topic=self.topics.availability,
+            delivery=delivery,
+            expiry=settings.result_expiry_s,
+            subscriptions=self._subscriptions(settings),
+            on_message=self._hear,
+            prefer_v5=not embedded,
+            on_problem=self._complain_of_broker,
+        )
+        if settings.commands and self.dispatcher:
+            self._commands = MqttCommands(
+                self.topics,
+                self.dispatcher,
+                self.reporter.session.reply,
+                allowed=None if settings.commands is True else settings.commands,
+            )
+        if self._configuration.homeassistant:
+            self.reporter.discovery = Discovery(
+                self._configuration.homeassistant.prefix, self.topics, version("streamexit")
+            )
+        self.reporter.say_info()
 
-    async def _broker_address(self, settings: MqttSection, stack: AsyncExitStack) -> BrokerAddress:
+    def _subscriptions(self, settings: MqttSection) -> list[str]:
+        home = self._configuration.homeassistant
+        ours = [*self.topics.of_commands, self.topics.of_availabilities]
+        return [
+            *(ours if settings.commands else []),
+            *([f"{home.prefix}/status"] if home else []),
+        ]
+
+    def _spool(self, section: SpoolSection | None) -> Spool | None:
+        if section is None:
+            return None
+        path = spool_path(self._document)
+        return Spool(path, max_bytes=section.max_bytes, max_age=section.max_age_s)
+
+    async def _addresses(self, settings: MqttSection, stack: AsyncExitStack) -> list[BrokerAddress]:
         if settings.url == "embedded":
             embedded = await stack.enter_async_context(EmbeddedBroker())
-            return BrokerAddress("127.0.0.1", embedded.port)
-        password = settings.password.get_secret_value() if settings.password else None
-        return BrokerAddress.parse(settings.url, username=settings.username, password=password)
+            return [BrokerAddress("127.0.0.1", embedded.port)]
+        return broker_addresses(settings, self._base)
+
+    async def _open_http(self, stack: AsyncExitStack) -> None:
+        section = self._configuration.http
+        if section is None:
+            return
+        from streamexit.http.server import HttpServer
+
+        assert self.dispatcher
+        token = section.token.get_secret_value() if section.token else None
+        self.http = HttpServer(
+            self.operations,
+            self.dispatcher,
+            self.health,
+            host=section.host,
+            port=section.port,
+            token=token,
+        )
+        await stack.enter_async_context(self.http)
+
+    # --- what comes in --------------------------------------------------------------------------
+
+    def _hear(self, message: Incoming) -> None:
+        asked = self.topics.parse(message.topic)
+        if isinstance(asked, str):
+            if message.retained and message.payload and asked not in self.streams:
+                self.reporter.forget(asked)  # of an earlier run
+        elif asked is not None and self._commands:
+            self._commands.take(
+                asked,
+                message.payload,
+                retained=message.retained,
+                response_topic=message.response_topic,
+                correlation=message.correlation,
+            )
+        elif message.payload == b"online" and not message.retained:
+            self.reporter.announce_again()  # Home Assistant has started
+
+    def _take_over(self, configuration: NodeConfiguration) -> list[str]:
+        """Another broker, or another way to log in; what else changed takes a restart, and is named.
+
+        Raises:
+            ConfigurationError: A certificate cannot be read; nothing has changed then.
+        """
+        before, asked = self._configuration, configuration.mqtt
+        restart = [
+            name
+            for name in type(configuration).model_fields
+            if name not in ("streams", "mqtt", "secrets")
+            and getattr(configuration, name) != getattr(self._document.value, name)
+        ]
+        if _without_login(asked) != _without_login(self._document.value.mqtt):
+            restart.append("mqtt")
+        elif (
+            asked is not None and before.mqtt is not None and asked != before.mqtt and self.session
+        ):
+            self.session.addresses = broker_addresses(asked, self._base)
+            self.session.reconnect()
+        self._configuration = configuration
+        return restart
 
     # --- start and stop -------------------------------------------------------------------------
-
-    def _start(self) -> None:
-        self._worker.start()
-        now = time.time()
-        for stream in self.streams.values():
-            unwanted = stream.schedule.why_not(now)
-            if not stream.finished and not unwanted:
-                stream.reader.start()
-            elif unwanted and unwanted[0] == "disabled":
-                stream.buffer.finish()  # nothing will come before a restart
 
     async def _watch_sources(self) -> None:
         while True:
@@ -346,24 +414,21 @@ class Node:
 
     async def _shut_down(
         self,
-        ticker: asyncio.Task[None] | None,
         pump: asyncio.Task[None],
         session: asyncio.Task[None] | None,
+        keeper: asyncio.Task[None] | None,
     ) -> None:
         """Sources first, then engine, then what it answered, then the broker; each has its time."""
-        for stream in self.streams.values():
-            stream.reader.stop()
-            stream.buffer.close()
+        self._roster.stop()
         self._worker.stop()
         if not await asyncio.to_thread(self._worker.join, ANSWER_SECONDS):
             self._worker.give_up()
             await asyncio.to_thread(self._worker.join, LAST_BATCH_SECONDS)
-        await _end(ticker, time.monotonic() + LAST_WORDS_SECONDS)
         await asyncio.to_thread(self.governor.close)
         deadline = time.monotonic() + LAST_WORDS_SECONDS
-        await asyncio.to_thread(self._join_readers, time.monotonic() + LAST_WORDS_SECONDS / 8)
+        await asyncio.to_thread(self._roster.join, time.monotonic() + LAST_WORDS_SECONDS / 8)
         self.stopping = True
-        self._pump_wanted.set()
+        self.reporter.end()
         await asyncio.wait([pump], timeout=(deadline - time.monotonic()) / 2)
         await _end(pump, deadline)
         if self.session:
@@ -372,19 +437,17 @@ class Node:
         if session:
             await asyncio.wait([session], timeout=max(0.1, deadline - time.monotonic()))
         await _end(session, deadline)
+        await _end(keeper, deadline)
+        if self.delivery:
+            await self.delivery.close()
 
     async def _say_last_words(self, session: MqttSession, deadline: float) -> None:
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                await self._publish_state(time.time())
+                self.reporter.say_all()
                 await session.drained()
         except TimeoutError:
-            self._on_problem("the broker did not take the last results in time; they are counted")
-
-    def _join_readers(self, deadline: float) -> None:
-        """A decode thread that hangs is left behind: it is a daemon and its buffer is closed."""
-        for stream in self.streams.values():
-            stream.reader.join(max(0.0, deadline - time.monotonic()))
+            self._on_problem("the broker did not take the last results in time")
 
     def _fail(self, error: BaseException) -> None:
         self._failure = error
@@ -397,126 +460,61 @@ class Node:
         self.outbox.put(record)
 
     def _wake_pump(self) -> None:
-        self._on_loop(self._pump_wanted.set)
-
-    async def _pump(self) -> None:
-        while True:
-            await self._pump_wanted.wait()
-            self._pump_wanted.clear()
-            while record := self.outbox.take():
-                await self._publish(record)
-            self._worker.wake()
-            if self.stopping:
-                return
-            await asyncio.sleep(PUMP_SECONDS)
-
-    async def _publish(self, record: ExitRecord) -> None:
-        stream_id, now = record.frame.stream_id, time.time()
-        stream = self.streams[stream_id]
-        changed = stream.note(record, now)
-        if not (self._jsonl or self.session):
-            return
-        message = stream.encode(record, now)
-        if self._jsonl:
-            self._jsonl.write(message)
-        if self.session is None:
-            return
-        topic = self.topics.stream(stream_id, "result")
-        await self.session.publish_result(topic, message.encode())
-        if changed:
-            await self._retain(stream_id, "state", stream.latest_answer(record))
+        self._on_loop(self.reporter.wanted.set)
 
     # --- status out -----------------------------------------------------------------------------
 
     async def _tick_for_ever(self) -> None:
-        stats_due = 0.0
         while True:
             now = time.time()
+            self.health.look(self.reporter.pulse(), time.monotonic())
             for stream in self.streams.values():
                 stream.tick(now)
             self.governor.tick(now)
-            await self._publish_state(now)
-            if self.session and now >= stats_due:
-                stats_due = now + self._configuration.stats_every_s
-                await self.session.publish_passing(self.topics.stats, self._stats(now).encode())
+            self.reporter.tick(now)
             if self._everything_done():
                 self._finished.set()
             await asyncio.sleep(TICK_SECONDS)
 
     def _everything_done(self) -> bool:
         """Whether every recording has ended and all its results have been passed on."""
-        streams = self.streams.values()
-        ended = all(s.finished or s.state.reason == "disabled" for s in streams)
-        passed_on = not self.outbox.statistics().length and not (
-            self.session and self.session.backlog
-        )
+        ended = all(s.finished or s.state.reason == "disabled" for s in self.streams.values())
+        ended &= self._has_nothing_to_wait_for()
+        on_the_way = self.delivery.backlog if self.delivery else 0
+        passed_on = not self.outbox.statistics().length and not on_the_way
         return ended and self._worker.snapshot.idle and passed_on
 
-    async def _publish_state(self, now: float) -> None:
-        if self.session is None:
+    def _has_nothing_to_wait_for(self) -> bool:
+        """Whether what was configured is over: a node that takes commands does not end for want of any."""
+        mqtt = self._configuration.mqtt
+        takes_commands = self._configuration.http is not None or bool(mqtt and mqtt.commands)
+        recordings = [s for s in self.streams.values() if s.finished and not s.added]
+        return bool(recordings) or not takes_commands
+
+    def _change_state(self, stream_id: str, reader: Reader, state: StreamState) -> None:
+        stream = self.streams.get(stream_id)
+        if stream is None or stream.reader is not reader:  # it was detached a moment ago
             return
-        for stream_id, stream in self.streams.items():
-            await self._retain(stream_id, "status", stream.status())
-            status = self.budgets.get(stream_id)
-            if status:
-                terms, view = self.governor.terms(stream_id), self.governor.view(stream_id)
-                await self._retain(stream_id, "budget", stream.budget(status, terms, view))
-            topic = self.topics.stream(stream_id, "availability")
-            await self.session.set_retained(topic, stream.availability.encode())
-
-    async def _retain(self, stream_id: str, leaf: str, message: Message) -> None:
-        assert self.session
-        await self.session.set_retained(self.topics.stream(stream_id, leaf), message.encode())
-
-    def _change_state(self, stream_id: str, state: StreamState) -> None:
-        self.streams[stream_id].change_state(state, time.time())
+        stream.change_state(state, time.time())
+        self.reporter.change_state(stream_id, stream)
         wanted = state.state != "disabled"  # else it is as it should be
         if wanted and state.message and state.message != self._said.get(stream_id):
             self._on_problem(state.message)
         self._said[stream_id] = state.message or self._said.get(stream_id, "")
 
-    def _info(self) -> Info:
-        return Info(
-            node=self.topics.node,
-            boot_id=self.boot_id,
-            version=version("streamexit"),
-            started_at=timestamp(self._started_at),
-            device=self.device,
-            pipelines=sorted({s.plan.pipeline.name for s in self.streams.values()}),
-            streams=list(self.streams),
-            schemas=[m.model_fields["format"].default for m in MESSAGES.values()],
+    def _complain_of_broker(self, problem: str) -> None:
+        assert self.delivery
+        meanwhile = "Frames go on being answered; " + (
+            "their results are kept until it is back"
+            if self.delivery.keeps
+            else "their results are lost"
         )
-
-    def _stats(self, now: float) -> Stats:
-        counters = [stream.counters for stream in self.streams.values()]
-        dropped: Counter[str] = Counter()
-        for one in counters:
-            for reason, count in list(one.dropped.items()):  # decode threads go on counting
-                dropped[reason] += count
-        return Stats(
-            node=self.topics.node,
-            boot_id=self.boot_id,
-            at=timestamp(now),
-            uptime_s=now - self._started_at,
-            frames=sum(c.frames for c in counters),
-            answered=sum(c.answered for c in counters),
-            dropped=dict(dropped),
-            rows_waiting=self._worker.snapshot.rows_waiting,
-            outbox_length=self.outbox.statistics().length,
-            results_lost=self.results_lost(),
-            networks=[_network_load(*names, lane) for names, lane in self.lanes.items()],
-            fairness=self.governor.fairness(),
-            allocated_ms_per_s=self.governor.allocated,
-        )
+        self.reporter.note(None, problem, logged=False)
+        self._on_problem(f"{problem}. {meanwhile}")
 
     def results_lost(self) -> dict[str, int]:
         """Results that did not reach the broker, by reason."""
-        lost: Counter[str] = Counter(self.session.lost if self.session else {})
-        outbox = self.outbox.statistics()
-        lost["queue_full"] += outbox.dropped
-        if self.stopping:
-            lost["not_sent"] += outbox.length
-        return {reason: count for reason, count in lost.items() if count}
+        return self.reporter.results_lost()
 
     def _on_loop(self, callback: Callable[..., None], *args: object) -> None:
         """From any thread; after the loop has ended nobody is left to care."""
@@ -524,18 +522,58 @@ class Node:
             self._loop.call_soon_threadsafe(callback, *args)
 
 
-def _lane_key(plan: PlannedStream) -> tuple[Path, str]:
-    """Streams with the same key share batches."""
-    return plan.pipeline.folder, plan.policy.name
+def _without_login(settings: MqttSection | None) -> object:
+    """What of the broker's section takes a restart to change."""
+    if settings is None or settings.url == "embedded":
+        return settings
+    return settings.model_dump(exclude={"url", "username", "password", "tls"})
 
 
-def _without_budgets(configuration: NodeConfiguration) -> dict[str, Any]:
-    """What a restart is needed for."""
-    content = configuration.model_dump()
-    for stream in content["streams"]:
-        for key in ("budget", "window", "window_s"):
-            del stream[key]
-    return content
+def spool_path(document: Document[NodeConfiguration]) -> Path:
+    """Where results are kept while the broker is away."""
+    settings = document.value.mqtt
+    if settings is not None and settings.spool is not None and settings.spool.file:
+        return document.path.parent / settings.spool.file
+    return _state_folder() / f"{document.value.node.id}.spool"
+
+
+def _state_folder() -> Path:
+    """Where what is kept over a restart lies: of a systemd unit, else of the user."""
+    given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if given:
+        return Path(given)
+    home = os.environ.get("XDG_STATE_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "state") / "streamexit"
+
+
+def broker_addresses(settings: MqttSection, base: Path) -> list[BrokerAddress]:
+    """The brokers of a configuration.
+
+    Args:
+        settings: Not "embedded".
+        base: Relative files start here.
+
+    Raises:
+        ConfigurationError: A certificate cannot be read.
+    """
+    password = settings.password.get_secret_value() if settings.password else None
+    tls = None
+    if section := settings.tls:
+        tls = TlsOptions(
+            ca_file=base / section.ca_file if section.ca_file else None,
+            cert_file=base / section.cert_file if section.cert_file else None,
+            key_file=base / section.key_file if section.key_file else None,
+            key_password=section.key_password.get_secret_value() if section.key_password else None,
+            verify=section.verify,
+        )
+    addresses = [
+        BrokerAddress.parse(url, username=settings.username, password=password, tls=tls)
+        for url in settings.urls
+    ]
+    for address in addresses:
+        if address.tls:
+            address.tls.context()
+    return addresses
 
 
 def _device_share(engine: EngineSection) -> DeviceShare | None:
@@ -544,21 +582,6 @@ def _device_share(engine: EngineSection) -> DeviceShare | None:
     if asked is None:
         return None
     return DeviceShare(AUTO_SHARE if asked == "auto" else asked, engine.admission)
-
-
-def _network_load(pipeline: str, policy: str, lane: PipelineLane) -> NetworkLoad:
-    backend = lane.backend
-    return NetworkLoad(
-        pipeline=pipeline,
-        policy=policy,
-        device=backend.device,
-        batch=list(backend.sizes),
-        fill=[
-            load.rows / load.batches / size if load.batches else None
-            for load, size in zip(lane.loads, backend.sizes, strict=True)
-        ],
-        notes=backend.notes,
-    )
 
 
 async def _end(task: asyncio.Task[None] | None, deadline: float) -> None:

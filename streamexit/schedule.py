@@ -68,17 +68,20 @@ class Schedule:
         enabled: Whether at all.
         hours: As `ActiveHours.parse` reads them; none means always.
         timezone: IANA name; None takes the machine's.
+
+    Attributes:
+        enabled: See above; may change.
     """
 
     def __init__(self, enabled: bool, hours: Sequence[str], timezone: str | None) -> None:
-        self._enabled = enabled
+        self.enabled = enabled
         self._hours = [ActiveHours.parse(text) for text in hours]
         self._zone = ZoneInfo(timezone) if timezone else None
 
     def why_not(self, now: float) -> tuple[str, str] | None:
         """Reason and sentence if the stream is not wanted at `now`, Unix seconds; None if it is."""
-        if not self._enabled:
-            return "disabled", "`enabled` is false"
+        if not self.enabled:
+            return "disabled", "it is not enabled"
         moment = datetime.fromtimestamp(now, self._zone)
         if self._hours and not any(hours.contain(moment) for hours in self._hours):
             return "inactive_hours", "outside of its active hours"

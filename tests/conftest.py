@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import socket
@@ -53,6 +54,19 @@ def _one_thread() -> None:
 def _cache_of_tests() -> None:
     """Converted networks are kept from run to run, for all processes, but not in the user's cache."""
     os.environ.setdefault("STREAMEXIT_CACHE", str(ROOT / ".pytest_cache" / "streamexit"))
+
+
+@pytest.fixture(scope="session")
+def _states(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A new path each time."""
+    folder = tmp_path_factory.mktemp("states")
+    return (folder / str(n) for n in itertools.count())
+
+
+@pytest.fixture(autouse=True)
+def _state_of_tests(_states: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nodes keep over a restart is neither the user's nor another test's."""
+    monkeypatch.setenv("STATE_DIRECTORY", str(next(_states)))
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from streamexit.cli.app import app, reporting_errors
 from streamexit.cli.demo import demo
+from streamexit.cli.doctor import doctor
 from streamexit.cli.making import fit, quantise, train
 from streamexit.cli.node import check, run
 from streamexit.cli.profiling import profile
@@ -13,5 +14,18 @@ from streamexit.cli.watching import watch
 
 __all__ = ["app"]
 
-for command in (demo, run, check, replay, watch, train, fit, record, compare, profile, quantise):
+for command in (
+    demo,
+    run,
+    check,
+    doctor,
+    replay,
+    watch,
+    train,
+    fit,
+    record,
+    compare,
+    profile,
+    quantise,
+):
     app.command()(reporting_errors(command))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from streamexit.cli.formats import parse_duration
+from streamexit.cli.formats import duration_option
 from streamexit.cli.making import JsonOption
 from streamexit.errors import BrokerError, InputError
 
@@ -49,7 +49,7 @@ def demo(
     from streamexit.cli.app import EXIT_BAD_INPUT, complain, console, print_json
     from streamexit.cli.running import run_node, summary, summary_table
 
-    seconds = parse_duration(duration)
+    seconds = duration_option(duration)
     sources, said = demo_sources(clips or [])
     folders, missing = shipped_pipelines()
     said = "\n".join(filter(None, (said, missing)))

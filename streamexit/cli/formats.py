@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from rich.table import Table
 
+from streamexit.durations import parse_duration
 from streamexit.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from streamexit.exits import CostTable
 
 SHADES = "█▓▒░"
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def duration(seconds: float) -> str:
@@ -25,16 +24,16 @@ def duration(seconds: float) -> str:
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
-def parse_duration(text: str) -> float:
-    """Read "30s", "5m", "1h" or a plain number of seconds, as seconds.
+def duration_option(text: str) -> float:
+    """Seconds of the option --duration.
 
     Raises:
-        InputError: Another form.
+        InputError: It is none.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
-    if match is None or float(match.group(1)) == 0:
-        raise InputError(f"--duration: {text!r} is not a duration; write 30s, 5m or 1h")
-    return float(match.group(1)) * _UNITS[match.group(2) or "s"]
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise InputError(f"--duration: {error}") from error
 
 
 def stacked(shares: Sequence[float], *, width: int = 12) -> str:

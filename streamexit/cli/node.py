@@ -5,16 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamexit.cli.formats import budget_in_words, parse_duration, plain_table
+from streamexit.cli.formats import budget_in_words, duration_option, plain_table
+from streamexit.cli.logs import LogFormat, formatter
 from streamexit.cli.making import JsonOption
+from streamexit.cli.speaker import Speaker
+from streamexit.cli.systemd import notify, reloading
 
 if TYPE_CHECKING:
     from streamexit.budget.terms import Terms
+    from streamexit.runtime import Node
+
+log = logging.getLogger(__name__)
 
 ConfigArgument = Annotated[Path, typer.Argument(help="A configuration file (YAML).")]
 DurationOption = Annotated[
@@ -22,43 +31,30 @@ DurationOption = Annotated[
 ]
 
 
-def run(config: ConfigArgument, duration: DurationOption = None, json: JsonOption = False) -> None:
+def run(
+    config: ConfigArgument,
+    duration: DurationOption = None,
+    json: JsonOption = False,
+    log_format: Annotated[
+        LogFormat, typer.Option(help="Of what is said on stderr: for people, or JSON lines.")
+    ] = "console",
+) -> None:
     """Run a node: analyse the configured streams, publish results, hold the budgets.
 
-    At SIGHUP the budgets and windows in the file are read again and take effect.
+    At SIGHUP the file is read again, and what changed in its streams takes effect. SIGTERM and Ctrl-C end
+    it in order. Exit codes: 0 ended well, 1 failed, 2 bad input or a stream in error.
     """
-    from streamexit.cli.app import EXIT_BAD_INPUT, complain, console, prepare, print_json
-    from streamexit.cli.running import run_node, summary, summary_table
-    from streamexit.cli.speaker import Speaker
-    from streamexit.config.load import load_configuration
-    from streamexit.errors import StreamExitError
-    from streamexit.runtime import Node
+    from streamexit.cli.app import EXIT_BAD_INPUT, console, print_json
+    from streamexit.cli.running import summary, summary_table
 
-    seconds = parse_duration(duration) if duration else None
-    speaker = Speaker(complain)
-    logger = logging.getLogger("streamexit")
-    logger.addHandler(speaker)
-    node = Node(load_configuration(config), on_problem=speaker, on_preparation=prepare)
-    live = not json and console.is_terminal
-
-    def reload() -> None:
-        try:
-            node.take_over(load_configuration(config).value)
-        except StreamExitError as error:
-            speaker(str(error))
-
-    if not live:  # a table would be torn
-        logging.getLogger("streamexit.governor").setLevel(logging.INFO)
-    announce = not json and not live
-    # a terminal that was closed means the end, as always
-    at_hangup = None if sys.stdin.isatty() else reload
-    try:
-        asyncio.run(
-            run_node(node, duration=seconds, live=live, announce=announce, reload=at_hangup)
+    seconds = duration_option(duration) if duration else None
+    live = not json and log_format == "console" and console.is_terminal
+    quiet = live or (json and log_format == "console")
+    with logging_to_stderr(log_format, quiet=quiet):
+        plain = log_format == "console"
+        node = _run(
+            config, seconds, live=live, announce=plain and not json and not live, plain=plain
         )
-    finally:
-        logger.removeHandler(speaker)
-        speaker.close()
     if json:
         print_json(summary(node))
     else:
@@ -67,6 +63,57 @@ def run(config: ConfigArgument, duration: DurationOption = None, json: JsonOptio
             console.print(f"results lost: {node.results_lost()}")
     if any(stream.state.state == "error" for stream in node.streams.values()):
         raise typer.Exit(EXIT_BAD_INPUT)
+
+
+def _run(config: Path, seconds: float | None, *, live: bool, announce: bool, plain: bool) -> Node:
+    """A node, from its start to its end."""
+    from streamexit.cli.app import prepare
+    from streamexit.cli.running import run_node
+    from streamexit.config.load import load_configuration
+    from streamexit.runtime import Node
+
+    node = Node(
+        load_configuration(config),
+        on_problem=log.error,
+        on_preparation=prepare if plain else partial(log.info, "preparing: %s"),
+    )
+    # a terminal that was closed means the end, as always
+    at_hangup = None if sys.stdin.isatty() else partial(_reload, node)
+    asyncio.run(run_node(node, duration=seconds, live=live, announce=announce, reload=at_hangup))
+    return node
+
+
+@contextmanager
+def logging_to_stderr(log_format: LogFormat, *, quiet: bool) -> Iterator[None]:
+    """All that is logged goes to stderr, from a thread; `quiet` leaves out what is no problem."""
+    speaker = Speaker(lambda sentence: typer.echo(sentence, err=True))
+    speaker.setFormatter(formatter(log_format))
+    root, ours = logging.getLogger(), logging.getLogger("streamexit")
+    before, level = root.handlers, ours.level
+    root.handlers = [speaker]
+    if not root.isEnabledFor(logging.DEBUG):
+        ours.setLevel(logging.WARNING if quiet else logging.INFO)
+    try:
+        yield
+    finally:
+        root.handlers = before
+        ours.setLevel(level)
+        speaker.close()
+
+
+async def _reload(node: Node) -> None:
+    reloading()
+    response = await node.reload(cause="SIGHUP")
+    notify("READY=1")
+    if response.error:
+        log.error("%s", response.error.message)
+        return
+    if restart := response.data["needs_restart"]:
+        log.warning(
+            "the configuration changed in %s, too; that takes a restart", ", ".join(restart)
+        )
+    for problem in response.data["problems"]:
+        log.error("%s", problem)
 
 
 def check(config: ConfigArgument, json: JsonOption = False) -> None:

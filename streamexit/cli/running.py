@@ -11,6 +11,7 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from streamexit.cli import systemd
 from streamexit.cli.formats import budget_in_words, plain_table, stacked
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ async def run_node(
     announce: bool = False,
     beside: Coroutine[Any, Any, None] | None = None,
     received: dict[str, int] | None = None,
-    reload: Callable[[], None] | None = None,
+    reload: Callable[[], Coroutine[Any, Any, None]] | None = None,
 ) -> None:
     """Run `node` until it ends or a signal comes; a second signal kills.
 
@@ -46,13 +47,16 @@ async def run_node(
     from streamexit.cli.app import stderr
 
     loop = asyncio.get_running_loop()
+    reloads: list[asyncio.Task[None]] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, _stop_once, loop, node, number)
     if reload:
-        loop.add_signal_handler(signal.SIGHUP, reload)
+        loop.add_signal_handler(signal.SIGHUP, lambda: reloads.append(loop.create_task(reload())))
     started: list[asyncio.Task[None]] = []
 
     def ready() -> None:
+        systemd.notify("READY=1")
+        started.append(asyncio.create_task(systemd.feed_watchdog(lambda: node.health.stuck)))
         if beside is not None:
             started.append(asyncio.create_task(beside))
         if announce:
@@ -80,6 +84,7 @@ async def _end(tasks: list[asyncio.Task[None]]) -> None:
 
 
 def _stop_once(loop: asyncio.AbstractEventLoop, node: Node, number: signal.Signals) -> None:
+    systemd.notify("STOPPING=1")
     loop.remove_signal_handler(number)
     node.stop()
 
@@ -134,9 +139,8 @@ def agreement_in_words(view: BudgetView) -> str:
 
 def _headline(node: Node) -> str:
     where = f"node {node.topics.node} on {node.device}"
-    return where + (
-        f", results on {node.broker!r} under {node.topics.root}/" if node.broker else ""
-    )
+    where += f", results on {node.broker!r} under {node.topics.root}/" if node.broker else ""
+    return where + (f", page at {node.http.url}" if node.http else "")
 
 
 def summary_table(node: Node, received: dict[str, int] | None = None) -> RenderableType:
@@ -187,12 +191,13 @@ def summary(node: Node) -> dict[str, Any]:
             "budget_state": budget.state if budget else None,
             "exit_shares": [stream.exit_counts[k] / total if total else 0.0 for k in exits],
         }
-    confirmed = node.session.confirmed if node.session else None
+    books = node.delivery.books if node.delivery else None
     return {
         "node": node.topics.node,
         "boot_id": node.boot_id,
         "device": node.device,
-        "results_confirmed": confirmed,
+        "results_confirmed": books.confirmed if books else None,
+        "results_kept": node.delivery.kept if node.delivery else None,
         "results_lost": node.results_lost(),
         "streams": streams,
     }

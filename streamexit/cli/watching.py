@@ -30,10 +30,11 @@ def watch(
     from streamexit.cli.app import print_json
     from streamexit.config.schema import MqttSection
     from streamexit.errors import InputError
-    from streamexit.sinks.mqtt import BrokerAddress, subscribe
+    from streamexit.sinks.brokers import BrokerAddress
+    from streamexit.sinks.mqtt import subscribe
 
     try:
-        checked = MqttSection(url=url).url
+        (checked,) = MqttSection(url=url).urls
     except ValueError as error:
         raise InputError(f"--url: {url!r}: write mqtt://host:1883 or mqtts://host:8883") from error
     password = os.environ.get("STREAMEXIT_MQTT_PASSWORD")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from streamexit.config.overlay import laid_over, overlay_path
 from streamexit.config.schema import NodeConfiguration
 from streamexit.documents import Document, did_you_mean, load_document
 from streamexit.errors import ConfigurationError
@@ -13,12 +14,15 @@ _PASSWORD = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://[^:/?#]*:(?P<password>\S*)@"
 
 
 def load_configuration(path: Path) -> Document[NodeConfiguration]:
-    """Load and check; nothing is opened yet but the file itself.
+    """Load a file and its overlay, and check; nothing else is opened yet.
 
     Raises:
         ConfigurationError: Names file, line, key path, value and remedy.
     """
     document = load_document(path, NodeConfiguration, error=ConfigurationError)
+    for i in range(len(document.value.streams)):
+        _check_credentials(document, i)
+    document = laid_over(document, overlay_path(path, document.value))
     first_use: dict[str, int] = {}
     for i, stream in enumerate(document.value.streams):
         if stream.id in first_use:
@@ -32,7 +36,6 @@ def load_configuration(path: Path) -> Document[NodeConfiguration]:
                 f"{document.where('streams', i, 'pipeline')}: {stream.pipeline!r} is not under "
                 f"pipelines; {did_you_mean(stream.pipeline, document.value.pipelines)}"
             )
-        _check_credentials(document, i)
     return document
 
 

@@ -17,11 +17,14 @@ from pydantic import (
     model_validator,
 )
 
+from streamexit.durations import parse_duration
 from streamexit.exits import DEFAULT_WINDOW, Budget
 from streamexit.schedule import ActiveHours
+from streamexit.wire.commands import VERBS
 from streamexit.wire.topics import ID_PATTERN
 
 Id = Annotated[str, Field(pattern=ID_PATTERN)]
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class Section(BaseModel):
@@ -47,21 +50,92 @@ class NodeSection(Section):
         return name
 
 
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+ShareOfFull = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+
+
+class TlsSection(Section):
+    """mqtts: how the broker proves who it is, and we to it. Files are relative to the configuration file."""
+
+    ca_file: str | None = None
+    """PEM: certificate authorities to trust instead of the system's."""
+    cert_file: str | None = None
+    """PEM: our certificate, for brokers that ask for one."""
+    key_file: str | None = None
+    """PEM: its key, where that is not in the same file."""
+    key_password: SecretStr | None = None
+    verify: bool = True
+    """False believes any broker: for trials only."""
+
+    @model_validator(mode="after")
+    def _key_needs_certificate(self) -> Self:
+        if self.key_file is not None and self.cert_file is None:
+            raise ValueError("key_file goes with cert_file")
+        return self
+
+
+class SpoolSection(Section):
+    """Where results of QoS 1 are kept while the broker is away."""
+
+    file: str | None = None
+    """Relative to the configuration file. Left out: <node.id>.spool in $STATE_DIRECTORY, else in
+    streamexit/ under $XDG_STATE_HOME or ~/.local/state."""
+    max_bytes: Annotated[int, Field(ge=10_000)] = 256 << 20
+    """Beyond, the oldest go, and are counted."""
+    max_age_s: Positive = 86_400.0
+    """What is older goes."""
+    results_per_s: Positive = 500.0
+    """Once the broker is back they are sent at this rate, beside the live ones."""
+
+
 class MqttSection(Section):
     """Where results are published."""
 
-    url: str
-    """mqtt://host[:port], mqtts://host[:port], or "embedded": a broker of our own on loopback."""
+    url: str | Annotated[list[str], Field(min_length=1)]
+    """mqtt://host[:port], mqtts://host[:port], a list of these (if one is not there the next is tried), or
+    "embedded": a broker of our own on loopback."""
     username: str | None = None
     password: SecretStr | None = None
+    tls: TlsSection | None = None
+    client_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
+    """For brokers whose rules name clients; it must be no other client's. Left out, one of its own."""
     qos: Literal[0, 1] = 1
     """Of results; retained topics always use 1."""
+    result_expiry_s: Annotated[int, Field(ge=1, le=2**32 - 1)] | None = 3600
+    """MQTT 5: how long the broker keeps a live result for a subscriber that is away; null: for ever."""
+    spool: SpoolSection | None = SpoolSection()
+    """null keeps results in memory only."""
+    commands: bool | list[str] = True
+    """Which commands are taken over MQTT: all, none, or those that are named."""
 
-    @field_validator("url")
+    @field_validator("commands", mode="before")
     @classmethod
-    def _check_url(cls, url: str) -> str:
-        if url == "embedded":
-            return url
+    def _check_commands(cls, commands: object) -> object:
+        if isinstance(commands, bool):
+            return commands
+        if not isinstance(commands, list) or not all(verb in VERBS for verb in commands):
+            raise ValueError(f"write true, false or a list of these: {', '.join(VERBS)}")
+        return commands
+
+    @property
+    def urls(self) -> list[str]:
+        """One or more."""
+        return [self.url] if isinstance(self.url, str) else self.url
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _check_urls(cls, url: object) -> object:
+        for one in url if isinstance(url, list) and url else [url]:
+            if one != "embedded" or isinstance(url, list):
+                cls._check_url(one)
+        return url
+
+    @classmethod
+    def _check_url(cls, url: object) -> None:
+        if not isinstance(url, str):
+            raise ValueError(
+                "write mqtt://host:1883, mqtts://host:8883, a list of these or embedded"
+            )
         parts = urlsplit(url)
         if parts.scheme not in ("mqtt", "mqtts") or not parts.hostname:
             raise ValueError("write mqtt://host:1883, mqtts://host:8883 or embedded")
@@ -73,11 +147,35 @@ class MqttSection(Section):
             port = 0
         if port == 0:
             raise ValueError("the port must be a number between 1 and 65535")
-        return url
 
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-ShareOfFull = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+class HomeAssistantSection(Section):
+    """MQTT discovery; off unless this section is there."""
+
+    prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$")] = "homeassistant"
+    """Home Assistant's discovery prefix."""
+
+
+class HttpSection(Section):
+    """Commands, health, metrics and a web page over HTTP; off unless this section is there."""
+
+    host: str = "127.0.0.1"
+    """Where to listen; beyond loopback a token is needed."""
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8420
+    """0 takes a free one."""
+    token: SecretStr | None = None
+    """Whoever shows it may do everything; from the environment or the file of secrets."""
+
+    @model_validator(mode="after")
+    def _token_beyond_loopback(self) -> Self:
+        if self.token is None and self.host not in LOOPBACK:
+            raise ValueError(
+                f"{self.host!r} can be reached by others: give a token, as in token: "
+                "${STREAMEXIT_HTTP_TOKEN}, or listen at 127.0.0.1"
+            )
+        if self.token is not None and len(self.token.get_secret_value()) < 16:
+            raise ValueError("token: 16 characters at least, as `openssl rand -hex 16` makes them")
+        return self
 
 
 class BudgetSection(Section):
@@ -174,10 +272,36 @@ class SourceSection(Section):
         return {"url": value} if isinstance(value, str) else value
 
 
+def _is_duration(value: str | float) -> str | float:
+    if isinstance(value, str):
+        parse_duration(value)
+    return value
+
+
+class PublishEvery(Section):
+    """At most one result in so much time."""
+
+    every: Annotated[str | Positive, AfterValidator(_is_duration)]
+    """As in 2s, 500ms, 1m."""
+
+    @property
+    def seconds(self) -> float:
+        """The same as a number."""
+        return parse_duration(self.every) if isinstance(self.every, str) else self.every
+
+
 class StreamSection(Section):
     """A source + a pipeline + a budget."""
 
     id: Id
+
+    @field_validator("publish", mode="before")
+    @classmethod
+    def _check_publish(cls, publish: object) -> object:
+        if isinstance(publish, dict | PublishEvery) or publish in ("every_frame", "on_change"):
+            return publish
+        raise ValueError("write every_frame, on_change or {every: 2s}")
+
     source: SourceSection
     """A file, a URL, usb:0, images:FOLDER_OR_ZIP, watch:FOLDER, stdin or synthetic:seed=1,frames=300,
     or a mapping with `url` and options; files are relative to the configuration file."""
@@ -203,6 +327,9 @@ class StreamSection(Section):
     pipeline: str
     """A key of `pipelines`."""
     budget: BudgetSection
+    publish: Literal["every_frame", "on_change"] | PublishEvery = "every_frame"
+    """Which answers become results: all, those whose label differs from the one before, or at most one in so
+    much time, as in {every: 2s}."""
     policy: str | None = None
     """One of the pipeline's exit policies; its default when left out."""
     window: Annotated[int, Field(ge=1, le=1_000_000)] = DEFAULT_WINDOW
@@ -281,16 +408,28 @@ class NodeConfiguration(Section):
     node: NodeSection = NodeSection()
     engine: EngineSection = EngineSection()
     mqtt: MqttSection | None = None
+    homeassistant: HomeAssistantSection | None = None
+    http: HttpSection | None = None
     results_file: str | None = None
     """Also write every result to this JSONL file."""
     state_file: str | None = None
     """Where budgets that were changed at run time, and what was learned of the streams, are kept over a
     restart; relative to the configuration file."""
     stats_every_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
+    overlay_file: str | None = None
+    """Where commands with `persist: true` write what they changed; it is read after this file, which is never
+    written. Relative to this file; left out: beside it, as node.overlay.yaml is beside node.yaml."""
     secrets: str | None = None
     """A file of NAME=value lines, or a folder with a file per name, that ${NAME} is looked up in where the
     environment has none; relative to this file."""
     access: AccessSection = AccessSection()
     pipelines: Annotated[dict[Id, str], Field(min_length=1)]
     """Name -> pipeline folder, relative to the configuration file."""
-    streams: Annotated[list[StreamSection], Field(min_length=1)]
+    streams: list[StreamSection] = []
+    """May be empty where commands can add some."""
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> Self:
+        if not self.streams and self.mqtt is None and self.http is None:
+            raise ValueError("streams: there is none, and neither mqtt nor http to add one with")
+        return self

@@ -71,6 +71,7 @@ class StreamLane:
         costs: What its records say of an exit: the pipeline's, or those of the device.
         max_wait: Seconds that a row may wait for a full batch, at each stage.
         deadline: Seconds after admission from which a row waits for no other.
+        weight: How much it counts where pipelines share the device.
         shadow: What its shadow frames showed.
         open_rows: Admitted and not yet handed out, in frame order; some may have an answer and
             wait for an earlier frame.
@@ -85,6 +86,7 @@ class StreamLane:
     costs: CostTable
     max_wait: float
     deadline: float
+    weight: float = 1.0
     shadow: ShadowLog = field(default_factory=ShadowLog, init=False)
     open_rows: deque[Row] = field(default_factory=deque, init=False)
     next_seq: int = field(default=0, init=False)
@@ -182,6 +184,9 @@ class Engine:
     Args:
         deliver: Called with each answer, on the engine's thread.
         clock: Seconds that never go back: of this machine in a node, virtual in a replay.
+
+    Attributes:
+        busy_seconds: In which the device had a batch.
     """
 
     def __init__(
@@ -193,6 +198,8 @@ class Engine:
         self._streams: list[StreamLane] = []
         self._in_flight: deque[_Flight] = deque()
         self._served_last = 0.0
+        self._busy_since = 0.0
+        self.busy_seconds = 0.0
 
     def add_stream(
         self,
@@ -218,9 +225,22 @@ class Engine:
             costs or pipeline.costs,
             max_wait,
             deadline,
+            weight,
         )
         self._streams.append(lane)
         return lane
+
+    def remove_stream(self, stream: StreamLane) -> bool:
+        """Detach a stream to which no frame is admitted any more; False while some are inside.
+
+        Its pipeline's network stays.
+        """
+        if stream.open_rows:
+            return False
+        if stream in self._streams:
+            self._streams.remove(stream)
+            stream.pipeline.weight -= stream.weight
+        return True
 
     def admit(self, stream: StreamLane, frame: Frame) -> None:
         """Take a frame in; its picture belongs to the network from here."""
@@ -259,6 +279,9 @@ class Engine:
             return worked
         result = oldest.pending.result()
         self._in_flight.popleft()
+        now = self._clock()
+        self.busy_seconds += now - self._busy_since
+        self._busy_since = now
         self._decide(oldest.lane, oldest.batch, result)
         return True
 
@@ -337,6 +360,8 @@ class Engine:
         k, rows = batch.stage, len(batch.rows)
         self._served_last = lane.served
         lane.served += lane.costs.of_stage(k) * rows / lane.weight
+        if not self._in_flight:
+            self._busy_since = self._clock()
         lane.loads[k].batches += 1
         lane.loads[k].rows += rows
         pending = lane.backend.submit(k, [row.state for row in batch.rows])

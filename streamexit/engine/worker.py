@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -55,12 +55,14 @@ class EngineSnapshot:
     Attributes:
         budgets: Per stream.
         rows_waiting: Frames inside the engine.
+        busy_seconds: In which the device had something to do, since the start.
         idle: Whether every stream has ended and every frame is answered.
     """
 
     budgets: dict[str, BudgetStatus]
     rows_waiting: int
     idle: bool
+    busy_seconds: float = 0.0
 
 
 class EngineWorker:
@@ -70,7 +72,7 @@ class EngineWorker:
 
     Args:
         engine: Owned by the thread from `start` on.
-        feeds: The streams.
+        feeds: The streams; see `add` and `remove`.
         hold_recordings: Whether results pile up downstream; recordings are then held back.
         clock: Seconds, monotonic.
         on_failure: Called from the thread if the engine breaks; the thread then ends.
@@ -79,7 +81,7 @@ class EngineWorker:
     def __init__(
         self,
         engine: Engine,
-        feeds: Sequence[Feed],
+        feeds: list[Feed],
         *,
         hold_recordings: Callable[[], bool],
         clock: Callable[[], float],
@@ -114,6 +116,24 @@ class EngineWorker:
         self._calls.append((future, work))
         self._wake.set()
         return future
+
+    def add(self, feed: Feed) -> None:
+        """Take frames of another stream in, too. On the engine's thread, or before it has started."""
+        self._feeds.append(feed)
+        self._find_tiers()
+
+    def remove(self, feed: Feed) -> bool:
+        """Let go of a stream whose buffer was closed; False while frames of it are inside.
+
+        On the engine's thread.
+        """
+        if not self._engine.remove_stream(feed.lane):
+            return False
+        if feed in self._feeds:
+            self._feeds.remove(feed)
+            self._find_tiers()
+            self._take_snapshot()
+        return True
 
     def stop(self) -> None:
         """Answer what is in the engine, take in nothing more, and end."""
@@ -220,6 +240,7 @@ class EngineWorker:
             budgets={f.lane.stream_id: f.lane.controller.status for f in self._feeds},
             rows_waiting=load,
             idle=not load and all(feed.buffer.exhausted for feed in self._feeds),
+            busy_seconds=self._engine.busy_seconds,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import ROUND_UP, Decimal
 from importlib.util import find_spec
@@ -61,19 +61,25 @@ def plan_streams(document: Document[NodeConfiguration]) -> list[PlannedStream]:
     Raises:
         ConfigurationError: Names file, line, key path, value and remedy.
     """
-    base = document.path.parent
+    pipelines = load_pipelines(document)
+    return [plan_stream(document, i, pipelines) for i in range(len(document.value.streams))]
+
+
+def load_pipelines(document: Document[NodeConfiguration]) -> dict[str, Pipeline]:
+    """The pipelines of a configuration, by name.
+
+    Raises:
+        ConfigurationError: Names file, line, key path, value and remedy.
+    """
     plan_backend(document)
     pipelines: dict[str, Pipeline] = {}
     for name, folder in document.value.pipelines.items():
         try:
-            pipelines[name] = load_pipeline(base / folder)
+            pipelines[name] = load_pipeline(document.path.parent / folder)
         except PipelineError as error:
             raise ConfigurationError(f"{document.where('pipelines', name)}: {error}") from error
     _check_quantised(document, pipelines.values())
-    return [
-        _plan_stream(document, i, pipelines[section.pipeline])
-        for i, section in enumerate(document.value.streams)
-    ]
+    return pipelines
 
 
 def _check_quantised(document: Document[NodeConfiguration], pipelines: Iterable[Pipeline]) -> None:
@@ -127,16 +133,22 @@ def plan_decoder(document: Document[NodeConfiguration]) -> int | None:
     return index
 
 
-def _plan_stream(
-    document: Document[NodeConfiguration], i: int, pipeline: Pipeline
+def plan_stream(
+    document: Document[NodeConfiguration], i: int, pipelines: Mapping[str, Pipeline]
 ) -> PlannedStream:
+    """Check streams[i] against its pipeline and find everything that it needs.
+
+    Raises:
+        ConfigurationError: Names file, line, key path, value and remedy.
+    """
     section = document.value.streams[i]
+    pipeline = pipelines[section.pipeline]
     try:
         costs = _plan_costs(document, section, pipeline)
         budget = section.budget.build()
         terms = terms_of(section, budget, costs)
         check_reach(terms, costs)
-        _check_bounds(section, terms)
+        check_bounds(section, terms)
     except (PipelineError, BudgetError) as error:
         raise ConfigurationError(f"{document.where('streams', i, 'budget')}: {error}") from error
     try:
@@ -167,8 +179,12 @@ def _plan_costs(
     return device_costs(pipeline.folder, plan_backend(document))
 
 
-def _check_bounds(section: StreamSection, terms: Terms) -> None:
-    """Floor and cap have to hold the budget between them."""
+def check_bounds(section: StreamSection, terms: Terms) -> None:
+    """Floor and cap have to hold the budget between them.
+
+    Raises:
+        BudgetError: They do not.
+    """
     floor, cap = section.budget.floor or 0.0, section.budget.cap
     if terms.per == "frame" and not floor <= min(terms.amount, 1.0) <= cap:
         raise BudgetError(

@@ -232,7 +232,9 @@ def _split(text: str) -> SplitResult:
 
 
 def _bad(text: str, what: str) -> SourceError:
-    return SourceError(f"{redact(text)}: {what}", reason="bad_source")
+    joined = "".join(text.split())  # white space in a password would end it for whoever hides it
+    shown = redact(joined) if redact(joined) != joined else text
+    return SourceError(f"{shown}: {what}", reason="bad_source")
 
 
 def _listed(kinds: tuple[Kind, ...]) -> str:

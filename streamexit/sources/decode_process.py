@@ -83,7 +83,10 @@ class ProcessSource:
             assert child.stdin
             assert child.stdout
             with suppress(BrokenPipeError):
-                pickle.dump(self._request, child.stdin)
+                request = self._request
+                if watch.demand.sampling is not None:  # a later change takes another opening
+                    request = {**request, "sampling": watch.demand.sampling}
+                pickle.dump(request, child.stdin)
                 child.stdin.flush()
             for message in self._messages(child, child.stdout, watch):
                 if "slot" not in message:

@@ -12,7 +12,8 @@ from streamexit.preprocessing import Preprocessing
 from streamexit.sources.access import EVERYWHERE, Access
 from streamexit.sources.addresses import NO_OPTIONS, Address, SourceOptions, parse_address
 from streamexit.sources.images import ImageSource
-from streamexit.sources.sampling import ALL_PICTURES, SampledSource, Sampling
+from streamexit.sources.sampled import SampledSource
+from streamexit.sources.sampling import ALL_PICTURES, Sampling
 from streamexit.sources.source import Source
 from streamexit.sources.synthetic import SyntheticSource
 from streamexit.sources.video import VideoSource
@@ -75,9 +76,10 @@ def open_source(
         images = ImageSource(
             Path(address.location), scaling, labels=labels, rate=rate, access=access
         )
-        return _sampled(images, sampling)
+        return SampledSource(images, sampling)
     if address.kind == "synthetic":
-        return _sampled(_synthetic(text, address.location, preprocessing, rate), sampling)
+        generated = _synthetic(text, address.location, preprocessing, rate)
+        return SampledSource(generated, sampling)
     if address.kind == "watch":
         return WatchedSource(
             Path(address.location),
@@ -87,10 +89,6 @@ def open_source(
             settle_seconds=options.settle_seconds,
         )
     return video(address)
-
-
-def _sampled(source: Source, sampling: Sampling) -> Source:
-    return source if sampling.all else SampledSource(source, sampling)
 
 
 def _synthetic(

@@ -14,11 +14,15 @@ import traceback
 from collections.abc import Callable
 from typing import Literal
 
+import numpy as np
+
 from streamexit.errors import SourceError
 from streamexit.frame import Frame, FrameInfo
 from streamexit.metrics import DropReason
+from streamexit.preprocessing import Image
 from streamexit.queues import FrameBuffer
 from streamexit.redact import redact
+from streamexit.sources.demand import Demand
 from streamexit.sources.life import (
     TRANSITIONS,
     USUAL_PATIENCE,
@@ -92,6 +96,8 @@ class Reader:
         chance: Random numbers in [0, 1).
         fallback: The same source, read in a way that can always be ended: a process of its own. Taken
             while `MOST_HUNG` threads hang.
+        demand: What is asked of the source meanwhile.
+        first_epoch: Of its first frame.
     """
 
     def __init__(
@@ -108,10 +114,13 @@ class Reader:
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
         fallback: Source | None = None,
+        demand: Demand | None = None,
+        first_epoch: int = 0,
     ) -> None:
         self._stream_id = stream_id
         self._source = source
         self._fallback = fallback
+        self._demand = demand or Demand(clock)
         self._buffer = buffer
         self._on_state = on_state
         self._paced = pace == "realtime" and not source.live
@@ -129,7 +138,7 @@ class Reader:
         self._retry_at = 0.0
         self._started = self._stopped = False
         self._index = 0
-        self._epoch = 0
+        self._epoch = first_epoch
         self._epoch_of_source = 0
         self._dropped = 0
         self._pts_base = 0.0
@@ -176,6 +185,14 @@ class Reader:
                 self._change("connecting")
                 self._begin_again()
 
+    def reopen(self) -> None:
+        """Give the present opening of a live source up and begin another at once."""
+        with self._lock:
+            if self._source.live and self._attempt is not None:
+                self._give_up_attempt()
+                self._retry_at = 0.0
+                self._begin_again()
+
     def stop(self) -> None:
         """End reading. A thread that hangs inside FFmpeg is not waited for."""
         with self._lock:
@@ -197,6 +214,11 @@ class Reader:
             attempt.thread.join(timeout)
             return not attempt.thread.is_alive()
         return True
+
+    @property
+    def epoch(self) -> int:
+        """Of the latest frame."""
+        return self._epoch
 
     @property
     def hung(self) -> int:
@@ -278,7 +300,8 @@ class Reader:
                 self._stream_id,
                 self.hung,
             )
-        self._attempt = _Attempt(source, f"decode-{self._stream_id}", self._run, Watch(self._clock))
+        watch = Watch(self._clock, self._demand)
+        self._attempt = _Attempt(source, f"decode-{self._stream_id}", self._run, watch)
         self._attempt.thread.start()
 
     def _settle(self, outcome: StreamState) -> None:
@@ -397,10 +420,18 @@ class Reader:
             dropped_before=self._dropped,
             media=picture.media,
             expires_at=now - picture.lag_seconds + self._max_age,
+            shown=self._to_show(picture),
         )
         self._index += 1
         self._dropped = 0
         return Frame(info, picture.image)
+
+    def _to_show(self, picture: Picture) -> Image | None:
+        """The picture for people, if one is wanted: at worst what the network sees."""
+        if picture.shown is not None or not self._demand.takes_one_to_show():
+            return picture.shown
+        image = picture.image
+        return image.copy() if isinstance(image, np.ndarray) else image.cpu().numpy()
 
     def _report_drop(self, attempt: _Attempt, reason: DropReason) -> None:
         with self._lock:

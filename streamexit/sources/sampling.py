@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from streamexit.errors import SourceError
-from streamexit.sources.source import DropReport, Picture, Source, Watch
 
 ROUNDING = 1e-6
 """Of a slot: timestamps of 25 pictures per second are not exact multiples of 0.04 in binary."""
@@ -82,26 +80,3 @@ class Sampler:
     def _slot_of(self, pts_seconds: float) -> int:
         assert self._rate is not None
         return math.floor(pts_seconds * self._rate + ROUNDING)
-
-
-class SampledSource:
-    """Another source's pictures, fewer of them.
-
-    Args:
-        source: Whose pictures cost nothing until they are analysed; each is its own key frame.
-        sampling: Which are wanted.
-    """
-
-    def __init__(self, source: Source, sampling: Sampling) -> None:
-        self.live = source.live
-        self._source = source
-        self._sampling = sampling
-
-    def pictures(self, report: DropReport, watch: Watch | None = None) -> Iterator[Picture]:
-        """See `Source`."""
-        sampler = Sampler(self._sampling)
-        for picture in self._source.pictures(report, watch):
-            if sampler.wants(picture.pts_seconds):
-                yield picture
-            elif watch is not None:
-                watch.alive()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from streamexit.frame import Decoder, Media
 from streamexit.metrics import DropReason
 from streamexit.preprocessing import Image
+from streamexit.sources.demand import Demand
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +36,7 @@ class Picture:
         media: As in `FrameInfo`.
         epoch: How often the source's clock was set anew within this opening.
         lag_seconds: Of a live source: how late the picture is, compared with its promptest ones.
+        shown: As in `FrameInfo`.
     """
 
     image: Image | Tensor
@@ -45,6 +47,7 @@ class Picture:
     media: Media | None = None
     epoch: int = 0
     lag_seconds: float = 0.0
+    shown: Image | None = None
 
 
 class Watch:
@@ -52,13 +55,18 @@ class Watch:
 
     Args:
         clock: Seconds, monotonic.
+        demand: What is asked of the source meanwhile.
 
     Attributes:
         silent_since: From when on the source has been waited for; None while it is not waited for.
+        demand: See above.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, demand: Demand | None = None
+    ) -> None:
         self._clock = clock
+        self.demand = demand or Demand(clock)
         self._event = threading.Event()
         self._lock = threading.Lock()
         self._actions: list[Callable[[], None]] = []

@@ -21,12 +21,13 @@ from av.video.stream import VideoStream
 
 from streamexit.errors import SourceError
 from streamexit.frame import Media
-from streamexit.preprocessing import InputConverter, Preprocessing
+from streamexit.preprocessing import Image, InputConverter, Preprocessing
 from streamexit.sources.access import EVERYWHERE, Access
 from streamexit.sources.addresses import Address
 from streamexit.sources.containers import open_container
+from streamexit.sources.demand import LARGEST_SHOWN, Choice, Demand
 from streamexit.sources.lateness import Lateness
-from streamexit.sources.sampling import ALL_PICTURES, Sampler, Sampling
+from streamexit.sources.sampling import ALL_PICTURES, Sampling
 from streamexit.sources.source import DropReport, Picture, Watch
 from streamexit.sources.timeline import Timeline
 
@@ -115,13 +116,13 @@ class VideoSource:
                 report=report,
                 watch=watch,
             )
-            convert = self._converter(stream)
+            convert = self._converter(stream, watch.demand)
             for frame, pts, lag in reading.frames():
                 yield convert(frame, pts, reading.timeline.epoch, lag)
             reading.check_complete()
 
     def _converter(
-        self, stream: VideoStream
+        self, stream: VideoStream, demand: Demand
     ) -> Callable[[av.VideoFrame, float, int, float], Picture]:
         """Makes a picture of a decoded frame, where it lies."""
         p = self._preprocessing
@@ -146,7 +147,8 @@ class VideoSource:
                 return Picture(tensor, pts, None, size, "nvdec", about, epoch, lag)
             image = (turned if turns % 2 else upright)(frame, (width, height))
             image = np.ascontiguousarray(np.rot90(image, turns)) if turns else image
-            return Picture(image, pts, None, size, "software", about, epoch, lag)
+            shown = _to_show(frame, width, height, turns) if demand.takes_one_to_show() else None
+            return Picture(image, pts, None, size, "software", about, epoch, lag, shown)
 
         return picture
 
@@ -223,8 +225,9 @@ class _Reading:
         self._address = address
         self._container = container
         self._stream = stream
-        self._sampler = Sampler(sampling)
-        self._sampling = sampling
+        self._choice = Choice(sampling, watch.demand)
+        self._all_wanted = sampling.all
+        self._key_frames = sampling.key_frames
         self._lateness = lateness
         # a playlist's frames come segment by segment
         self._paced = lateness is not None and container.format.name == "hls"
@@ -254,7 +257,7 @@ class _Reading:
             pts = self.timeline.place(frame.time, lasting)
             if self.timeline.epoch != epoch and self._lateness is not None:
                 self._lateness.restart()
-            if not self._sampler.wants(pts):
+            if not self._choice.sampler.wants(pts):
                 self._watch.alive()
                 continue
             lag = self._lag(pts)
@@ -278,7 +281,7 @@ class _Reading:
             )
         declared = 0 if self._lateness is not None else self._stream.frames
         seen = self._decoded + self._gone
-        if self._sampling.all and seen < COMPLETE_SHARE * declared:
+        if self._all_wanted and seen < COMPLETE_SHARE * declared:
             raise SourceError(
                 f"{self._address}: ends after {seen} of {declared} frames; the file is truncated "
                 "or damaged, what there was is answered. Copy or record it again",
@@ -301,21 +304,25 @@ class _Reading:
 
     def _takes(self, packet: av.Packet[VideoStream]) -> bool:
         """Whether a packet goes to the decoder."""
-        if self._sampling.key_frames and not packet.is_keyframe:
+        if self._key_frames and not packet.is_keyframe:
             self._watch.alive()
             return False
         pts, unit = packet.pts, packet.time_base
         seconds = float(pts * unit) if pts is not None and unit is not None else None
         if self._lateness is not None and not self._is_prompt(packet, seconds):
             return False
-        if self._sampling.frame_rate is not None and seconds is not None:
-            placed = self.timeline.peek(seconds)
-            wanted = placed is None or self._sampler.may_want(placed, self._step)
-            # What no other picture needs is not decoded; all else has to be.
-            self._stream.codec_context.skip_frame = "DEFAULT" if wanted else "NONREF"
+        self._all_wanted &= self._choice.sampling.all
+        if not self._key_frames and not self._all_wanted and seconds is not None:
+            self._skip_unwanted(seconds)
         if not packet.is_discard:
             self._packets_in += 1
         return True
+
+    def _skip_unwanted(self, seconds: float) -> None:
+        """What no other picture needs is not decoded; all else has to be."""
+        placed = self.timeline.peek(seconds)
+        wanted = placed is None or self._choice.sampler.may_want(placed, self._step)
+        self._stream.codec_context.skip_frame = "DEFAULT" if wanted else "NONREF"
 
     def _is_prompt(self, packet: av.Packet[VideoStream], seconds: float | None) -> bool:
         """Whether a live packet is worth decoding: from a key frame on, and not when it is late."""
@@ -365,7 +372,7 @@ class _Reading:
     def _count_silent_losses(self) -> None:
         """Packets that the decoder swallowed without a picture or an error."""
         codec = self._stream.codec_context.name
-        if self._interlaced or not self._sampling.all or codec not in ONE_PACKET_PER_PICTURE:
+        if self._interlaced or not self._all_wanted or codec not in ONE_PACKET_PER_PICTURE:
             return  # a packet may then be a field, or be skipped on purpose
         for _ in range(self._packets_in - self._decoded - self._gone):
             self._lose()
@@ -384,6 +391,14 @@ def _aspect(stream: VideoStream) -> float:
 
 def _is_cover(stream: VideoStream) -> bool:
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _to_show(frame: av.VideoFrame, width: int, height: int, turns: int) -> Image:
+    """The frame as people see it: uint8 [h, w, 3] RGB, square pixels, upright, not too large."""
+    scale = min(1.0, LARGEST_SHOWN / max(width, height))
+    size = {"width": max(1, round(width * scale)), "height": max(1, round(height * scale))}
+    rgb = frame.reformat(**size, format="rgb24").to_ndarray().astype(np.uint8, copy=False)
+    return np.ascontiguousarray(np.rot90(rgb, turns))
 
 
 def _describe(container: InputContainer) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import dataclass
 from functools import singledispatch
 from typing import Literal
 
@@ -26,6 +28,24 @@ DOMINANT = 0.1
 
 NOBODY = 2.0
 """Stands for a threshold of +infinity: scores end at 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unpublished:
+    """What a stream has left out on purpose.
+
+    Attributes:
+        ever: Answers since the start; they have no `seq`, because a gap means a loss.
+        answers: Since the last that was published.
+        dropped: Frames dropped before those.
+    """
+
+    ever: int = 0
+    answers: int = 0
+    dropped: int = 0
+
+
+NOTHING_UNPUBLISHED = Unpublished()
 
 
 class ResultEncoder:
@@ -57,15 +77,27 @@ class ResultEncoder:
         self._maps = maps
         self._cost_unit: Literal["gflops", "milliseconds"] = cost_unit
 
-    def __call__(self, record: ExitRecord, published_at: float) -> Result:
-        """The message for `record`; exits count from 1 on the wire."""
+    def __call__(
+        self,
+        record: ExitRecord,
+        published_at: float,
+        *,
+        unpublished: Unpublished = NOTHING_UNPUBLISHED,
+    ) -> Result:
+        """The message for `record`; exits count from 1 on the wire.
+
+        Args:
+            record: Of the frame.
+            published_at: Unix seconds.
+            unpublished: What was left out before.
+        """
         frame = record.frame
         return Result(
             node=self._node,
             boot_id=self._boot_id,
             stream=frame.stream_id,
             epoch=frame.epoch,
-            seq=record.seq,
+            seq=record.seq - unpublished.ever,
             frame=frame.index,
             pts_s=round(frame.pts_seconds, 6),
             captured_at=timestamp(frame.captured_at),
@@ -77,8 +109,16 @@ class ResultEncoder:
             cost=Cost(value=record.cost, unit=self._cost_unit),
             latency_ms=round(record.latency_seconds * 1000, 3),
             answer=encode_answer(record.prediction, frame, self._maps),
-            dropped_since_last=frame.dropped_before,
+            dropped_since_last=unpublished.dropped + frame.dropped_before,
+            unpublished_since_last=unpublished.answers,
         )
+
+
+def as_historical(payload: bytes, published_at: float) -> bytes:
+    """An encoded result as it is sent late: marked, and with the time of that (Unix seconds)."""
+    message = json.loads(payload)
+    message |= {"historical": True, "published_at": timestamp(published_at)}
+    return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 @singledispatch

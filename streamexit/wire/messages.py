@@ -6,7 +6,7 @@ Units stand in the names. There is no NaN. Within a major version changes only a
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -147,7 +147,10 @@ class Result(Message):
     latency_ms: Annotated[float, Field(ge=0)]
     answer: Answer
     dropped_since_last: Count
+    unpublished_since_last: Count = 0
+    """Answers that were left out on purpose (`publish`) since the last result."""
     historical: bool = False
+    """It was kept while the broker was away, and comes late."""
 
 
 class State(Message):
@@ -292,6 +295,20 @@ class NetworkLoad(Message):
     """What the device could not do as wanted, such as batches that did not fit into its memory."""
 
 
+class OutboxLoad(Message):
+    """Results on their way to the broker."""
+
+    under_way: Count
+    """Waiting to be sent, or to be confirmed."""
+    kept: Count
+    """For when the broker is back."""
+    spool_results: Count
+    """Of them, in the file; with safety copies of those that are under way."""
+    spool_bytes: Count
+    problem: str
+    """What is wrong with the spool; empty if nothing is."""
+
+
 class Stats(Message):
     """The node in numbers, every few seconds."""
 
@@ -306,6 +323,11 @@ class Stats(Message):
     rows_waiting: Count
     outbox_length: Count
     results_lost: dict[str, Count]
+    results_confirmed: Count = 0
+    """Of this run, by the broker."""
+    results_recovered: Count = 0
+    """Of earlier runs: found in the spool, and sent."""
+    outbox: OutboxLoad | None = None
     networks: list[NetworkLoad]
     fairness: Fairness | None = None
     """Once there are shadow frames."""
@@ -313,7 +335,38 @@ class Stats(Message):
     """Device time that budgets add up to, where it is shared out."""
 
 
+class Fault(Message):
+    """Why a command was not carried out."""
+
+    code: Literal[
+        "bad_request",
+        "unknown_verb",
+        "unknown_stream",
+        "not_allowed",
+        "conflict",
+        "invalid",
+        "unavailable",
+        "busy",
+        "internal",
+    ]
+    message: str
+
+
+class Response(Message):
+    """The answer to a command."""
+
+    format: Literal["streamexit.response/1"] = Field("streamexit.response/1", alias="schema")
+    node: Id
+    verb: str
+    status: Literal["ok", "error"]
+    error: Fault | None = None
+    data: Any = None
+    """By verb: docs/wire.md."""
+    transaction: str | None = None
+    """As the command said it."""
+
+
 MESSAGES: dict[str, type[Message]] = {
-    m.__name__.lower(): m for m in (Result, State, Status, Budget, Info, Stats)
+    m.__name__.lower(): m for m in (Result, State, Status, Budget, Info, Stats, Response)
 }
 """Leaf name -> model; the schema file of each is docs/schemas/<leaf>.json."""

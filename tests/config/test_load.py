@@ -206,7 +206,7 @@ def test_a_password_of_the_wrong_type_is_not_shown(tmp_path: Path, value: str) -
         write(tmp_path, source=f"{{url: 'rtsp://c/1', username: v, password: {value}}}")
     )
     assert "streams[0].source.password" in message
-    assert value not in message.replace("password", "")
+    assert value not in message.replace(str(tmp_path), "").replace("password", "")
 
 
 def test_a_misspelt_option_of_a_source_has_its_remedy(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from streamexit.sinks.mqtt import BrokerAddress, MqttSession, subscribe
+from streamexit.sinks.brokers import BrokerAddress
+from streamexit.sinks.delivery import Delivery
+from streamexit.sinks.mqtt import MqttSession, subscribe
 from tests.conftest import ROOT, MakeClip, Mosquitto
 
 pytestmark = pytest.mark.broker
@@ -140,7 +142,7 @@ def test_every_result_arrives(
 def test_broker_dies_and_returns(
     mosquitto: Mosquitto, toy_pipeline: Path, make_clip: MakeClip, tmp_path: Path
 ) -> None:
-    """While the broker is away frames are answered; afterwards the gap shows and is counted."""
+    """While the broker is away frames are answered; afterwards each result is confirmed or still kept."""
     clip = make_clip("loop.mp4", frames=50)
     config = write_config(tmp_path, mosquitto, toy_pipeline, clip, "loop: true")
 
@@ -162,13 +164,12 @@ def test_broker_dies_and_returns(
         assert process.returncode == 0, stderr
         report = json.loads(stdout)
         answered = sum(s["answered"] for s in report["streams"].values())
-        lost = sum(report["results_lost"].values())
-        assert lost > 0
-        assert report["results_confirmed"] + lost == answered
-        numbers = [r["seq"] for r in subscriber.results["a"]]
-        assert numbers == sorted(set(numbers))
-        assert numbers[-1] - numbers[0] + 1 > len(numbers)
+        assert report["results_lost"] == {}
+        assert report["results_confirmed"] + report["results_kept"] == answered
+        live = [r["seq"] for r in subscriber.results["a"] if not r["historical"]]
+        assert live == sorted(set(live))
         assert "check that it runs" in stderr
+        assert "their results are kept until it is back" in stderr
         assert stderr.count("\n") <= 3
 
     run(body)
@@ -189,7 +190,7 @@ def test_refused_login_does_not_stop_the_work(
     assert "Traceback" not in stderr
     report = json.loads(stdout)
     assert report["streams"]["a"]["answered"] == 30
-    assert report["results_lost"] == {"broker_offline": 4030}
+    assert (report["results_lost"], report["results_kept"]) == ({}, 4030)
 
 
 def test_watch_prints_results(
@@ -256,9 +257,10 @@ def test_embedded_broker(prefer_v5: bool) -> None:
 
     async def body() -> None:
         session = MqttSession(
-            BrokerAddress.parse(url),
+            [BrokerAddress.parse(url)],
             client_id="other",
             availability_topic="other/availability",
+            delivery=Delivery(qos=1, spool=None, historical=bytes),
             prefer_v5=prefer_v5,
         )
         listener = subscribe(BrokerAddress.parse(url), "other/availability")

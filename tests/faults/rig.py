@@ -20,7 +20,8 @@ from typing import Any
 
 import psutil
 
-from streamexit.sinks.mqtt import BrokerAddress, subscribe
+from streamexit.sinks.brokers import BrokerAddress
+from streamexit.sinks.mqtt import subscribe
 
 SERVER = Path(__file__).with_name("rtsp_server.py")
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -83,6 +84,15 @@ class Camera:
             assert self._process.stdout
             self._process.stdout.close()
             self._process = None
+
+    def shows_something(self) -> bool:
+        """Whether another client than the node gets a picture of it, within 20 s."""
+        command = ["ffmpeg", "-v", "error", "-rtsp_transport", "tcp", "-i", self.url]
+        try:
+            done = subprocess.run([*command, "-frames:v", "1", "-f", "null", "-"], timeout=20)
+        except subprocess.TimeoutExpired:
+            return False
+        return done.returncode == 0
 
     def freeze(self) -> None:
         """Stop it in mid-sentence, sockets open."""

@@ -38,6 +38,7 @@ class Sufferer:
     random: random.Random
     suffered: Counter[str] = field(default_factory=Counter)
     back_after: list[tuple[float, str]] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
 
     def suffer(
         self, ear: Ear, rest: tuple[float, float], longest: float, over: threading.Event
@@ -50,7 +51,17 @@ class Sufferer:
             over.wait(self.random.uniform(0, longest))
             end()
             returned = time.monotonic()
-            back = ear.result(self.name, since=returned)
+            try:
+                back = ear.result(self.name, since=returned)
+            except AssertionError as silence:
+                if self.camera.shows_something():
+                    raise AssertionError(
+                        f"{self.name} is not back after {name!r}; its camera is"
+                    ) from silence
+                self.broken.append(name)  # GStreamer's server did not survive it
+                self.camera.kill()
+                self.camera.start()
+                continue
             self.back_after.append((back.at - returned, name))
 
     def _faults(self) -> list[tuple[str, Callable[[], None], Callable[[], None]]]:
@@ -94,6 +105,7 @@ class Report:
         streams: Summary of the node, per stream.
         suffered: Faults, over all cameras.
         back_after: Seconds from the end of each fault to the next result, with its name; sorted.
+        broken: Faults after which a camera itself served nobody any more; it was started again.
         resources: Threads, descriptors, memory in bytes: early, and at the end.
         stderr: What the node complained about.
     """
@@ -102,6 +114,7 @@ class Report:
     streams: dict[str, Any]
     suffered: Counter[str]
     back_after: list[tuple[float, str]]
+    broken: list[str]
     resources: list[dict[str, int]]
     stderr: str
 
@@ -161,6 +174,7 @@ def soak(
             summary["streams"],
             sum((one.suffered for one in sufferers), Counter()),
             sorted((pair for one in sufferers for pair in one.back_after), reverse=True),
+            [name for one in sufferers for name in one.broken],
             resources,
             stderr,
         )
@@ -208,7 +222,8 @@ def describe(report: Report) -> str:
         "",
         f"Frames that are in no book: {report.lost}. From the end of a fault to the next result: median "
         f"{sorted(times)[len(times) // 2]:.2f} s, more than 3 s in {late} of {len(times)}; the longest "
-        f"{worst}.",
+        f"{worst}. Cameras that served nobody any more after a fault, asked directly, and were started anew: "
+        f"{len(report.broken)} ({', '.join(report.broken) or 'none'}).",
     ]
     return "\n".join(lines)
 

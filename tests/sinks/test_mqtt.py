@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from streamexit.errors import BrokerError, InputError
-from streamexit.sinks.mqtt import BrokerAddress, MqttSession, subscribe
-from tests.conftest import Mosquitto
+from streamexit.errors import BrokerError, ConfigurationError, InputError
+from streamexit.sinks.brokers import BrokerAddress, TlsOptions
+from streamexit.sinks.delivery import Delivery
+from streamexit.sinks.mqtt import Incoming, MqttSession, subscribe
+from tests.conftest import Mosquitto, absent
 
 pytestmark = pytest.mark.broker
 
@@ -50,24 +56,43 @@ class Listener:
 
 
 @asynccontextmanager
-async def running(session: MqttSession) -> AsyncIterator[None]:
-    """A session with its task."""
+async def running(session: Publisher) -> AsyncIterator[None]:
+    """A session with its tasks."""
     task = asyncio.create_task(session.run())
+    keeper = asyncio.create_task(session.delivery.run())
     try:
         yield
     finally:
         session.finish()
         await asyncio.wait([task])
+        keeper.cancel()
+        await asyncio.wait([keeper])
 
 
-def session(address: BrokerAddress, problems: list[str]) -> MqttSession:
-    """A session under test."""
-    return MqttSession(
-        address,
-        client_id="under-test",
-        availability_topic=TOPIC,
-        on_problem=problems.append,
-    )
+class Publisher(MqttSession):
+    """A session under test, with its delivery."""
+
+    def __init__(
+        self, address: BrokerAddress | list[BrokerAddress], problems: list[str], **how: Any
+    ) -> None:
+        self.delivery = Delivery(qos=1, spool=None, historical=lambda payload: payload, rate=1e6)
+        super().__init__(
+            address if isinstance(address, list) else [address],
+            client_id="under-test",
+            availability_topic=TOPIC,
+            delivery=self.delivery,
+            on_problem=problems.append,
+            **how,
+        )
+
+    def offer(self, payload: object) -> None:
+        """A result."""
+        self.delivery.offer("t/result", str(payload).encode())
+
+    @property
+    def confirmed(self) -> int:
+        """Results."""
+        return self.delivery.books.confirmed
 
 
 def test_results_arrive_in_order(mosquitto: Mosquitto) -> None:
@@ -76,51 +101,51 @@ def test_results_arrive_in_order(mosquitto: Mosquitto) -> None:
     async def body() -> None:
         address = BrokerAddress.parse(mosquitto.url)
         listener = Listener(address)
-        mqtt = session(address, [])
+        mqtt = Publisher(address, [])
         async with running(mqtt):
             await mqtt.attempted.wait()
             await listener.until(TOPIC, b"online")
             for i in range(1000):
-                await mqtt.publish_result("t/result", str(i).encode())
+                mqtt.offer(i)
             await mqtt.drained()
         await listener.until(TOPIC, b"stopped")
         await listener.close()
         results = [int(p) for t, p, _ in listener.messages if t == "t/result"]
         assert results == list(range(1000))
         assert mqtt.confirmed == 1000
-        assert mqtt.lost.total() == 0
+        assert mqtt.delivery.lost() == {}
 
     run(body)
 
 
 def test_broker_comes_back(mosquitto: Mosquitto) -> None:
-    """After a broker's death the session reconnects, sets retained topics right, counts losses."""
+    """After a broker's death the session reconnects, sets retained topics right, sends what was kept."""
 
     async def body() -> None:
         address = BrokerAddress.parse(mosquitto.url)
         problems: list[str] = []
-        mqtt = session(address, problems)
+        mqtt = Publisher(address, problems)
         async with running(mqtt):
             await mqtt.attempted.wait()
-            await mqtt.set_retained("t/info", b"one")
-            await mqtt.publish_result("t/result", b"1")
+            mqtt.set_retained("t/info", b"one")
+            mqtt.offer("1")
             await mqtt.drained()
             mosquitto.kill()
             await eventually(lambda: not mqtt.connected)
-            await mqtt.set_retained("t/info", b"two")
-            await mqtt.publish_result("t/result", b"2")
-            assert mqtt.lost == {"broker_offline": 1}
+            mqtt.set_retained("t/info", b"two")
+            mqtt.offer("2")
+            assert mqtt.delivery.kept == 1
             mosquitto.start()
             await eventually(lambda: mqtt.connected)
             listener = Listener(address)
             await listener.until("t/info", b"two")
             await listener.until(TOPIC, b"online")
-            await mqtt.publish_result("t/result", b"3")
+            mqtt.offer("3")
             await listener.until("t/result", b"3")
             await mqtt.drained()  # a subscriber may have it before the publisher is told
             await listener.close()
         assert mqtt.connections == 2
-        assert mqtt.confirmed == 2
+        assert mqtt.confirmed == 3
         assert len(problems) >= 1
         assert str(mosquitto.port) in problems[0]
 
@@ -133,7 +158,7 @@ def test_last_will_is_offline(mosquitto: Mosquitto) -> None:
     async def body() -> None:
         address = BrokerAddress.parse(mosquitto.url)
         listener = Listener(address, TOPIC)
-        first, second = session(address, []), session(address, [])
+        first, second = Publisher(address, []), Publisher(address, [])
         async with running(first):
             await listener.until(TOPIC, b"online")
             # a second client of the same id throws the first one out, without a goodbye
@@ -151,11 +176,11 @@ def test_refused_login_is_explained(mosquitto: Mosquitto) -> None:
 
     async def body() -> None:
         problems: list[str] = []
-        mqtt = session(BrokerAddress.parse(mosquitto.url, username="u", password="p"), problems)
+        mqtt = Publisher(BrokerAddress.parse(mosquitto.url, username="u", password="p"), problems)
         async with running(mqtt):
             await mqtt.attempted.wait()
             await eventually(lambda: bool(problems))
-            assert not mqtt.connected
+            assert (mqtt.connected, mqtt.state) == (False, "error")
         assert "refused the login; check user and password" in problems[0]
         assert "p@" not in problems[0]
 
@@ -163,17 +188,19 @@ def test_refused_login_is_explained(mosquitto: Mosquitto) -> None:
 
 
 def test_nobody_listens() -> None:
-    """Without a broker results are lost and counted, and nothing waits."""
+    """Without a broker results wait in memory, nothing else waits, and at the end they are counted."""
 
     async def body() -> None:
         problems: list[str] = []
-        mqtt = session(BrokerAddress("127.0.0.1", 1), problems)
+        mqtt = Publisher(BrokerAddress("127.0.0.1", 1), problems)
         async with running(mqtt):
             await mqtt.attempted.wait()
             for _ in range(10):
-                await mqtt.publish_result("t/result", b"x")
+                mqtt.offer("x")
             await mqtt.drained()
-        assert mqtt.lost == {"broker_offline": 10}
+        assert mqtt.state == "offline"
+        await mqtt.delivery.close()
+        assert mqtt.delivery.lost() == {"not_sent": 10}
         assert "mqtt://127.0.0.1:1" in problems[0]
 
     run(body)
@@ -190,27 +217,27 @@ def test_subscriber_without_broker_is_told() -> None:
 
 
 def test_nothing_is_forgotten_however_often_the_broker_dies(mosquitto: Mosquitto) -> None:
-    """Under load, through ten deaths, each result is confirmed or counted as lost, and it goes on."""
+    """Under load, through five deaths, each result is confirmed in the end."""
 
     async def body() -> None:
-        mqtt = session(BrokerAddress.parse(mosquitto.url), [])
+        mqtt = Publisher(BrokerAddress.parse(mosquitto.url), [])
         sent = 0
         async with running(mqtt):
-            for round_ in range(10):
+            for round_ in range(5):
                 await eventually(lambda: mqtt.connected)
                 before = mqtt.confirmed
                 for _ in range(100 + 37 * round_):
-                    await mqtt.publish_result("t/result", b"x" * 200)
+                    mqtt.offer("x" * 200)
                     sent += 1
                 await eventually(lambda before=before: mqtt.confirmed > before)  # type: ignore[misc]
                 mosquitto.kill()
                 await eventually(lambda: not mqtt.connected)
                 mosquitto.start()
             await eventually(lambda: mqtt.connected)
-            await mqtt.publish_result("t/result", b"last")
+            mqtt.offer("last")
             await mqtt.drained()
-        assert mqtt.confirmed + mqtt.lost.total() == sent + 1
-        assert mqtt.confirmed > 10
+            await eventually(lambda: mqtt.confirmed == sent + 1)
+        assert mqtt.delivery.lost() == {}
 
     run(body)
 
@@ -239,3 +266,187 @@ def test_addresses(url: str, shown: str) -> None:
     address = BrokerAddress.parse(url, username="me", password="secret")
     assert repr(address) == shown
     assert address.password == "secret"
+
+
+def test_several_brokers_in_turn(mosquitto: Mosquitto) -> None:
+    """If the first cannot be had the next is used."""
+
+    async def body() -> None:
+        problems: list[str] = []
+        mqtt = Publisher(
+            [BrokerAddress("127.0.0.1", 1), BrokerAddress.parse(mosquitto.url)], problems
+        )
+        async with running(mqtt):
+            await eventually(lambda: mqtt.connected)
+            assert repr(mqtt.address) == mosquitto.url
+            mqtt.offer(1)
+            await mqtt.drained()
+        assert mqtt.confirmed == 1
+        assert "mqtt://127.0.0.1:1:" in problems[0]
+
+    run(body)
+
+
+def test_a_broker_that_forbids_publishing_is_heard(mosquitto: Mosquitto, tmp_path: Path) -> None:
+    """MQTT 5 says so in the confirmation: refused results are lost, and the remedy is named."""
+    rules = tmp_path / "acl"
+    rules.write_text("topic readwrite t/node/#\n")
+    rules.chmod(0o644)
+    mosquitto.kill()
+    mosquitto.start(extra=f"allow_anonymous true\nacl_file {rules}\nuser root")
+
+    async def body() -> None:
+        problems: list[str] = []
+        mqtt = Publisher(BrokerAddress.parse(mosquitto.url), problems)
+        async with running(mqtt):
+            await eventually(lambda: mqtt.connected)
+            mqtt.offer(1)
+            mqtt.offer(2)
+            await eventually(
+                lambda: mqtt.delivery.lost() == {"refused": 2}
+            )  # it breaks off each time
+        assert "refuses what is published to t/result; check its access rules" in problems[0]
+
+    run(body)
+
+
+def test_messages_to_us_are_handed_on(mosquitto: Mosquitto) -> None:
+    """With what an answer needs, and told apart from what the broker had kept."""
+
+    async def body() -> None:
+        heard: list[Incoming] = []
+        address = BrokerAddress.parse(mosquitto.url)
+        other = Publisher(address, [])
+        other._client_id = "other"
+        other._availability_topic = "other/availability"
+        async with running(other):
+            await eventually(lambda: other.connected)
+            other.set_retained("t/request/old", b"{}")
+            await other.drained()
+            mqtt = Publisher(address, [], subscriptions=["t/request/+"], on_message=heard.append)
+            async with running(mqtt):
+                await eventually(lambda: len(heard) == 1)
+                other.reply("t/request/new", b"{}", b"\x00\x01")
+                await eventually(lambda: len(heard) == 2)
+        old, new = heard
+        assert (old.topic, old.retained, old.correlation) == ("t/request/old", True, None)
+        assert (new.topic, new.retained, new.correlation) == ("t/request/new", False, b"\x00\x01")
+
+    run(body)
+
+
+def test_a_retained_topic_is_cleared_for_good(mosquitto: Mosquitto) -> None:
+    """Also when the broker was away when that was wanted."""
+
+    async def body() -> None:
+        address = BrokerAddress.parse(mosquitto.url)
+        mqtt = Publisher(address, [])
+        async with running(mqtt):
+            await eventually(lambda: mqtt.connected)
+            mqtt.set_retained("t/gone", b"{}")
+            mqtt.set_retained("t/stays", b"{}")
+            await mqtt.drained()
+            mqtt.set_retained("t/gone", b"")
+            await mqtt.drained()
+            listener = Listener(address, "t/#")
+            await listener.until("t/stays", b"{}")
+            await listener.until(TOPIC, b"online")
+            await listener.close()
+            assert "t/gone" not in [topic for topic, _, _ in listener.messages]
+
+    run(body)
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    """A folder with an authority, and certificates that it signed: good.pem, expired.pem, client.pem."""
+    if not shutil.which("openssl"):
+        absent("openssl (apt install openssl)")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    subject = [
+        "-subj",
+        "/CN=authority",
+        "-days",
+        "3650",
+        "-addext",
+        "basicConstraints=critical,CA:TRUE",
+    ]
+    openssl(
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        "ca.key",
+        "-out",
+        "ca.pem",
+        *subject,
+    )
+    for name, days in (("good", "3650"), ("expired", "-1"), ("client", "3650")):
+        openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.csr",
+                "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1")  # fmt: skip
+        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-days", days,
+                "-copy_extensions", "copyall", "-out", f"{name}.pem")  # fmt: skip
+    for file in tmp_path.glob("*.key"):
+        file.chmod(0o644)  # mosquitto gives up its privileges
+    return tmp_path
+
+
+def with_tls(broker: Mosquitto, certificates: Path, name: str, *more: str) -> None:
+    """Restart a broker with a certificate."""
+    if broker.process:
+        broker.kill()
+    lines = [f"certfile {certificates}/{name}.pem", f"keyfile {certificates}/{name}.key", *more]
+    broker.start(extra="\n".join([*lines, "allow_anonymous true", "user root"]))
+
+
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)  # paho's failed handshakes
+def test_certificates_are_checked(mosquitto: Mosquitto, certificates: Path) -> None:
+    """One that nobody vouches for, one that has expired, a good one, and ours where it is asked for."""
+
+    async def body() -> None:
+        problems: list[str] = []
+        url = mosquitto.url.replace("mqtt", "mqtts")
+        ca = certificates / "ca.pem"
+        with_tls(mosquitto, certificates, "good")
+        mqtt = Publisher(BrokerAddress.parse(url), problems)
+        async with running(mqtt):
+            await eventually(lambda: bool(problems))
+            assert mqtt.state == "error"
+            assert "its certificate is not accepted: " in problems[-1]
+            assert "mqtt.tls.ca_file" in problems[-1]
+            with_tls(mosquitto, certificates, "expired")
+            mqtt.addresses = [BrokerAddress.parse(url, tls=TlsOptions(ca_file=ca))]
+            await eventually(lambda: "certificate has expired; renew it" in problems[-1])
+            assert not mqtt.connections
+            mqtt.offer("kept")
+            required = ("require_certificate true", f"cafile {ca}")
+            with_tls(mosquitto, certificates, "good", *required)
+            await eventually(lambda: "certificate has expired" not in problems[-1])
+            assert not mqtt.connections
+            ours = TlsOptions(ca_file=ca, cert_file=certificates / "client.pem",
+                              key_file=certificates / "client.key")  # fmt: skip
+            mqtt.addresses = [BrokerAddress.parse(url, tls=ours)]
+            await eventually(lambda: mqtt.connected)
+            await eventually(lambda: mqtt.confirmed == 1)
+
+    run(body)
+
+
+def test_a_certificate_file_that_is_none_is_named(tmp_path: Path) -> None:
+    """With its key."""
+    (tmp_path / "no.pem").write_text("nonsense")
+    with pytest.raises(
+        ConfigurationError, match=r"mqtt\.tls\.ca_file: .*no\.pem: holds no certificate"
+    ):
+        TlsOptions(ca_file=tmp_path / "no.pem").context()
+    with pytest.raises(
+        ConfigurationError, match=r"mqtt\.tls\.cert_file: .*absent\.pem: No such file"
+    ):
+        TlsOptions(cert_file=tmp_path / "absent.pem").context()

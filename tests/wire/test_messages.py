@@ -69,6 +69,7 @@ def test_result_says_everything() -> None:
             ],
         },
         "dropped_since_last": 3,
+        "unpublished_since_last": 0,
         "historical": False,
     }
 

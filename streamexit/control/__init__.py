@@ -1,0 +1,1 @@
+"""Commands: the same code behind MQTT and HTTP."""

@@ -1,0 +1,1 @@
+"""Commands, health, metrics and a web page over HTTP."""
