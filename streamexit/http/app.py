@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -43,6 +44,11 @@ STATUS = {
     "internal": 500,
 }
 """Code of a fault -> HTTP status."""
+
+FAULTS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Answer} for status in sorted({*STATUS.values(), 401, 415})
+}
+"""For the OpenAPI document."""
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; style-src 'self'; "
@@ -155,7 +161,12 @@ def _add_health(app: FastAPI, health: Health, operations: NodeOperations) -> Non
         why_not = health.not_ready
         return PlainTextResponse(f"{why_not or 'ok'}\n", 503 if why_not else 200)
 
-    @app.get("/metrics", summary="For Prometheus.")
+    @app.get(
+        "/metrics",
+        summary="For Prometheus.",
+        response_class=Response,
+        responses={200: {"content": {CONTENT_TYPE: {}}}},
+    )
     async def metrics() -> Response:
         return Response(collector.text(), media_type=CONTENT_TYPE)
 
@@ -191,7 +202,8 @@ def _add_pictures(app: FastAPI, operations: NodeOperations, dispatcher: Dispatch
     @app.get(
         "/api/streams/{stream}/snapshot.jpg",
         summary="The latest frame with its answer drawn in.",
-        responses={200: {"content": {"image/jpeg": {}}}, 404: {}, 503: {}},
+        response_class=Response,
+        responses={200: {"content": {"image/jpeg": {}}}, **FAULTS},
     )
     async def snapshot(stream: str) -> Response:
         answer = await dispatcher.answer("snapshot", {"stream": stream}, cause="HTTP")
@@ -204,7 +216,8 @@ def _add_pictures(app: FastAPI, operations: NodeOperations, dispatcher: Dispatch
     @app.get(
         "/api/streams/{stream}/preview.mjpeg",
         summary="The stream as motion JPEG, up to five pictures a second.",
-        responses={200: {"content": {"multipart/x-mixed-replace": {}}}, 404: {}, 429: {}},
+        response_class=Response,
+        responses={200: {"content": {"multipart/x-mixed-replace": {}}}, **FAULTS},
     )
     async def preview(stream: str) -> Response:
         if stream not in operations.roster.streams:
@@ -248,9 +261,7 @@ def _add_commands(app: FastAPI, dispatcher: Dispatcher) -> None:
             summary=(model.__doc__ or "").strip(),
             operation_id=verb,
             response_model=Answer,
-            responses={
-                status: {"model": Answer} for status in sorted({*STATUS.values(), 401, 415})
-            },
+            responses=FAULTS,
             openapi_extra={
                 "requestBody": {
                     "content": {"application/json": {"schema": schema}},

@@ -65,6 +65,7 @@ class ProcessSource:
     def pictures(self, report: DropReport, watch: Watch | None = None) -> Iterator[Picture]:
         """See `Source`."""
         watch = watch or Watch()
+        watch.demand.served = False
         with ExitStack() as stack:
             size = int(np.prod(self._shape))
             memory = os.memfd_create("streamexit", os.MFD_CLOEXEC)

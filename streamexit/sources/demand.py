@@ -23,10 +23,12 @@ class Demand:
 
     Attributes:
         sampling: Which pictures are wanted; None leaves that to the configuration.
+        served: Whether the source itself carries pictures for people along.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.sampling: Sampling | None = None
+        self.served = False
         self._clock = clock
         self._until = -math.inf
         self._next = -math.inf

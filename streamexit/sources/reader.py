@@ -428,7 +428,7 @@ class Reader:
 
     def _to_show(self, picture: Picture) -> Image | None:
         """The picture for people, if one is wanted: at worst what the network sees."""
-        if picture.shown is not None or not self._demand.takes_one_to_show():
+        if self._demand.served or not self._demand.takes_one_to_show():
             return picture.shown
         image = picture.image
         return image.copy() if isinstance(image, np.ndarray) else image.cpu().numpy()

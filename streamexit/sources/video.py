@@ -105,6 +105,7 @@ class VideoSource:
         its last picture.
         """
         watch = watch or Watch()
+        watch.demand.served = True
         with self._open(watch) as (container, stream):
             reading = _Reading(
                 self._address,
