@@ -271,7 +271,7 @@ class Node:
         embedded = settings.url == "embedded"
         delivery = self.reporter.delivery = Delivery(
             qos=settings.qos,
-            spool=None if embedded else self._spool(settings.spool),
+            spool=self._spool(settings.spool) if settings.qos and not embedded else None,
             historical=lambda payload: as_historical(payload, time.time()),
             rate=settings.spool.results_per_s if settings.spool else 500.0,
             on_problem=self._on_problem,

@@ -1,6 +1,6 @@
 """Run the fault suite at length and write what was measured into docs/reliability.md.
 
-python -m tests.faults            # about twelve minutes, on a machine that does nothing else
+python -m tests.faults            # about seventeen minutes, on a machine that does nothing else
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from streamexit.testing import write_toy_pipeline
 from tests.conftest import ROOT, Mosquitto
+from tests.faults.brokers import SCENARIOS, suffer, town
 from tests.faults.latency import overload
 from tests.faults.rig import free_port
 from tests.faults.scenarios import Outcome, camera_faults, network_faults, street
@@ -91,6 +92,28 @@ def latency_table(folder: Path, broker: str, pipeline: Path, seconds: float) -> 
     return "\n".join(lines)
 
 
+def brokers_table(folder: Path, pipeline: Path, seconds: float) -> str:
+    """What became of the results of two streams when the broker failed."""
+    lines = [
+        "| what happened | results | missing | late | twice | out of order | frame rate, of before | "
+        "retained topics |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for happen in SCENARIOS:
+        here = folder / happen.__name__
+        here.mkdir()
+        with town(here, pipeline) as place:
+            outage = suffer(place, happen, seconds)
+        print(outage, flush=True)
+        found = outage.ledger
+        rate = f"{outage.rate_during / outage.rate_before:.0%}" if outage.rate_during else "-"
+        lines.append(
+            f"| {outage.name} | {found.got} | {found.missing} | {found.late} | {found.duplicates} "
+            f"| {found.disordered} | {rate} | {'right' if outage.retained else 'wrong'} |"
+        )
+    return "\n".join(lines)
+
+
 def write(name: str, text: str) -> None:
     """Put a table between its marks in the page."""
     page = PAGE.read_text(encoding="utf-8")
@@ -105,7 +128,8 @@ def main() -> None:
     """All of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--away", type=float, default=20.0, help="seconds that a fault lasts")
-    parser.add_argument("--only", choices=("faults", "resources", "latency"))
+    parser.add_argument("--only", choices=("faults", "resources", "latency", "brokers"))
+    parser.add_argument("--outage", type=float, default=60.0, help="seconds without a broker")
     arguments = parser.parse_args()
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as name:
@@ -118,6 +142,7 @@ def main() -> None:
                 "faults": lambda: faults_table(folder, broker.url, pipeline, arguments.away),
                 "resources": lambda: resources_table(folder),
                 "latency": lambda: latency_table(folder, broker.url, pipeline, 30.0),
+                "brokers": lambda: brokers_table(folder, pipeline, arguments.outage),
             }
             for title, make in tables.items():
                 if arguments.only in (None, title):

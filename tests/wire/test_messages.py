@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import jsonschema
 import pytest
@@ -11,7 +12,8 @@ from pydantic import ValidationError
 from streamexit.exits import ExitRecord
 from streamexit.frame import FrameInfo
 from streamexit.prediction import Classification
-from streamexit.wire.encoding import ResultEncoder, wire_thresholds
+from streamexit.wire import asyncapi
+from streamexit.wire.encoding import ResultEncoder, as_historical, wire_thresholds
 from streamexit.wire.messages import MESSAGES, Result, timestamp
 from streamexit.wire.schema import json_schema
 from streamexit.wire.topics import Topics
@@ -128,3 +130,27 @@ def test_topics() -> None:
 def test_timestamps_are_utc_milliseconds() -> None:
     """RFC 3339 with a Z."""
     assert timestamp(0) == "1970-01-01T00:00:00.000Z"
+
+
+def test_asyncapi_document_is_current() -> None:
+    """What is committed is what the models make; each reference leads somewhere."""
+    content = (ROOT / "docs" / "asyncapi.json").read_text(encoding="utf-8")
+    assert content == asyncapi.text(), "python -m streamexit.wire.asyncapi docs/asyncapi.json"
+    document = json.loads(content)
+    for reference in re.findall(r'"\$ref": "#/([^"]+)"', content):
+        target = document
+        for part in reference.split("/"):
+            target = target[part]
+    for message in document["components"]["messages"].values():
+        jsonschema.Draft202012Validator.check_schema(message["payload"])
+
+
+def test_a_late_result_says_so_and_changes_nothing_else() -> None:
+    """Numbers keep their digits, text its letters."""
+    result = ENCODE(record(), 1_700_000_001.0).encode()
+    late = as_historical(result, 1_700_000_100.0)
+    before, after = Result.model_validate_json(result), Result.model_validate_json(late)
+    assert after.historical
+    assert after.published_at == "2023-11-14T22:15:00.000Z"
+    same = {"historical", "published_at"}
+    assert after.model_dump(exclude=same) == before.model_dump(exclude=same)
