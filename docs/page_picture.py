@@ -10,6 +10,7 @@ import socket
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
 import yaml
 from playwright.sync_api import sync_playwright
@@ -27,13 +28,16 @@ def configuration(folder: Path, port: int) -> Path:
     """Three streams of the demo, and a camera that is not there."""
     pipelines, _ = shipped_pipelines()
     sources, _ = demo_sources([])
-    streams = [
-        {"id": "yard", "source": sources[0], "pipeline": OBJECTS, "budget": {"fraction": 0.4}, "loop": True},
-        {"id": "crossing", "source": sources[1], "pipeline": SCENES, "budget": {"fraction": 0.6}, "loop": True},
-        {"id": "gate", "source": sources[2], "pipeline": OBJECTS, "budget": {"fraction": 0.7}, "loop": True},
-        {"id": "back-door", "source": "rtsp://viewer:hidden@127.0.0.1:9/stream1", "pipeline": OBJECTS,
-         "budget": {"fraction": 0.5}},
-    ]  # fmt: skip
+    names = {"yard": OBJECTS, "crossing": SCENES, "gate": OBJECTS}
+    streams: list[dict[str, Any]] = []
+    for (name, pipeline), clip, fraction in zip(
+        names.items(), sources, (0.4, 0.6, 0.7), strict=False
+    ):
+        (folder / f"{name}.mp4").symlink_to(clip)
+        recorded = {"id": name, "source": f"{name}.mp4", "loop": True}
+        streams.append({**recorded, "pipeline": pipeline, "budget": {"fraction": fraction}})
+    gone = {"id": "back-door", "source": "rtsp://viewer:hidden@127.0.0.1:9/stream1"}
+    streams.append({**gone, "pipeline": OBJECTS, "budget": {"fraction": 0.5}})
     content = {
         "node": {"id": "gatehouse"},
         "mqtt": {"url": "embedded"},
@@ -65,7 +69,7 @@ def main() -> None:
         started.wait()
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-            page = browser.new_page(viewport={"width": 1500, "height": 1180})
+            page = browser.new_page(viewport={"width": 1900, "height": 880})
             page.goto(f"http://127.0.0.1:{port}/")
             page.wait_for_timeout(SECONDS * 400)
             page.get_by_test_id("stream-yard").get_by_test_id("budget-input").fill("55")

@@ -30,7 +30,12 @@ def absent(what: str) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """CUDA tests run where there is a CUDA device."""
+    """CUDA tests run where there is a CUDA device; slow ones are spread, so that they are not all last."""
+    slow = [item for item in items if "slow" in item.keywords]
+    others = [item for item in items if "slow" not in item.keywords]
+    for n, item in enumerate(slow):
+        others.insert(n * (len(items) // len(slow)), item)
+    items[:] = others
     if not torch.cuda.is_available():
         for item in items:
             if "needs_cuda" in item.keywords:

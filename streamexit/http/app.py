@@ -86,7 +86,7 @@ def make_app(
         redoc_url=None,
         openapi_url="/api/openapi.json",
     )
-    app.middleware("http")(_Guard(token))
+    app.middleware("http")(Guard(token))
     _add_health(app, health, operations)
     _add_facts(app, operations, dispatcher, health, history)
     _add_pictures(app, operations, dispatcher)
@@ -95,13 +95,14 @@ def make_app(
     return app
 
 
-class _Guard:
+class Guard:
     """Who may ask, and what every answer carries."""
 
     def __init__(self, token: str | None) -> None:
         self._token = token
 
     async def __call__(self, request: Request, call_next: Next) -> Response:
+        """Answer, or refuse to."""
         refusal = self._refusal(request)
         response = refusal or await call_next(request)
         response.headers.update(HEADERS)

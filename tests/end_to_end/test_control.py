@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import shutil
@@ -164,8 +165,12 @@ streams:
         house.publish("site/a/test/stream/orphan/availability", "online", retain=True)
         house.process = start(config)
         over = threading.Event()
-        listener = threading.Thread(target=lambda: asyncio.run(_listen(house, over)), daemon=True)
-        listener.start()
+
+        def listen() -> None:
+            with contextlib.suppress(aiomqtt.MqttError):  # the broker ends with the fixture
+                asyncio.run(_listen(house, over))
+
+        threading.Thread(target=listen, daemon=True).start()
         try:
             house.until(lambda: house.latest("stream/clip/budget"))
             yield house

@@ -13,15 +13,21 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 
 from streamexit.testing import write_toy_pipeline
 from tests.conftest import ROOT, Mosquitto
-from tests.faults.brokers import SCENARIOS, suffer, town
+from tests.faults.brokers import SCENARIOS, ledger, suffer, town
 from tests.faults.latency import overload
 from tests.faults.rig import free_port
 from tests.faults.scenarios import Outcome, camera_faults, network_faults, street
 from tests.faults.test_resources import MIB, Trial, resources
 from tests.sources.servers import mjpeg_camera, web_server
+
+EACH = ("faults", "resources", "latency", "brokers", "many")
+MANY, MANY_RATE, MANY_SECONDS = 200, 2.0, 60.0
+SMALL_SPOOL = 10_000_000
+"""Bytes; so that the bound is reached early in an outage of an hour."""
 
 PAGE = ROOT / "docs" / "reliability.md"
 
@@ -114,6 +120,49 @@ def brokers_table(folder: Path, pipeline: Path, seconds: float) -> str:
     return "\n".join(lines)
 
 
+def many_table(folder: Path, pipeline: Path) -> str:
+    """A node of very many streams."""
+    here = folder / "many"
+    here.mkdir()
+    with town(here, pipeline, streams=MANY, rate=MANY_RATE) as place:
+        inside = psutil.Process(place.node.process.pid)
+        before, began = sum(inside.cpu_times()[:2]), time.monotonic()
+        rate = place.rate(MANY_SECONDS)
+        busy = (sum(inside.cpu_times()[:2]) - before) / (time.monotonic() - began)
+        found, seen = ledger(list(place.collector.results)), place.node.resources()
+    return "\n".join(
+        [
+            "| streams | frames/s wanted | answered | results got | missing | CPU of the node | threads | memory |",
+            "|---|---|---|---|---|---|---|---|",
+            f"| {MANY} | {MANY * MANY_RATE:.0f} | {rate:.0f} | {found.got} | {found.missing} "
+            f"| {busy:.0%} of a core | {seen['threads']} | {seen['memory'] / MIB:.0f} MiB |",
+        ]
+    )
+
+
+def away_table(folder: Path, pipeline: Path, minutes: float) -> str:
+    """What a node takes while there is no broker, and its spool fills and overflows."""
+    here = folder / "away"
+    here.mkdir()
+    lines = [
+        "| minutes without a broker | resident memory | threads | descriptors | kept | lost |",
+        "|---|---|---|---|---|---|",
+    ]
+    with town(here, pipeline, spool={"max_bytes": SMALL_SPOOL}) as place:
+        place.cut_off()
+        begun, shown = time.monotonic(), 0.0
+        while shown <= minutes:
+            time.sleep(max(0.0, begun + 60 * shown - time.monotonic()))
+            seen, kept = place.node.resources(), place.metric("spool_results")
+            lines.append(
+                f"| {shown:.0f} | {seen['memory'] / MIB:.1f} MiB | {seen['threads']} | {seen['descriptors']} "
+                f"| {kept:.0f} | {place.metric('results_lost_total'):.0f} |"
+            )
+            print(lines[-1], flush=True)
+            shown += max(minutes / 12, 1.0)
+    return "\n".join(lines)
+
+
 def write(name: str, text: str) -> None:
     """Put a table between its marks in the page."""
     page = PAGE.read_text(encoding="utf-8")
@@ -128,7 +177,8 @@ def main() -> None:
     """All of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--away", type=float, default=20.0, help="seconds that a fault lasts")
-    parser.add_argument("--only", choices=("faults", "resources", "latency", "brokers"))
+    parser.add_argument("--only", choices=(*EACH, "away"))
+    parser.add_argument("--minutes", type=float, default=60.0, help="of `--only away`")
     parser.add_argument("--outage", type=float, default=60.0, help="seconds without a broker")
     arguments = parser.parse_args()
     begun = time.monotonic()
@@ -143,10 +193,13 @@ def main() -> None:
                 "resources": lambda: resources_table(folder),
                 "latency": lambda: latency_table(folder, broker.url, pipeline, 30.0),
                 "brokers": lambda: brokers_table(folder, pipeline, arguments.outage),
+                "many": lambda: many_table(folder, pipeline),
             }
             for title, make in tables.items():
                 if arguments.only in (None, title):
                     write(title, make())
+            if arguments.only == "away":  # takes an hour, and is not among the rest
+                write("away", away_table(folder, pipeline, arguments.minutes))
         finally:
             broker.kill()
     print(f"{PAGE.relative_to(ROOT)} written after {time.monotonic() - begun:.0f} s")
