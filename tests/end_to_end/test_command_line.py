@@ -227,7 +227,7 @@ def test_check_refuses_what_cannot_be_reached(config: Path) -> None:
     assert "Raise the budget" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["files.yaml", "first-run.yaml", "cameras.yaml"])
+@pytest.mark.parametrize("name", ["files.yaml", "first-run.yaml", "cameras.yaml", "operated.yaml"])
 def test_example_configurations_are_good(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The examples pass `check`."""
     monkeypatch.setenv("CAMERA_PASSWORD", "x")
