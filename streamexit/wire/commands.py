@@ -72,14 +72,19 @@ class SetBudget(OfStream):
     @model_validator(mode="before")
     @classmethod
     def _from_number(cls, value: Any) -> Any:
-        amount = value.get("budget") if isinstance(value, dict) else None
-        is_number = isinstance(amount, int | float) and not isinstance(amount, bool)
-        return {**value, "budget": {"fraction": amount}} if is_number else value
+        amount = value.get("budget", {}) if isinstance(value, dict) else {}
+        if isinstance(amount, int | float) and not isinstance(amount, bool):
+            return {**value, "budget": {"fraction": amount}}
+        if not isinstance(amount, dict):
+            raise ValueError('budget: write a number, which is a fraction, or {"fraction": 0.4}')
+        return value
 
     @model_validator(mode="after")
     def _one_unit(self) -> SetBudget:
         if len(self.budget) != 1 or not set(self.budget) <= set(Budget.UNITS):
             raise ValueError(f"budget: give one of {', '.join(Budget.UNITS)}")
+        if self.budget.get("fraction", 0.0) > 1:
+            raise ValueError("budget: a fraction is at most 1, which is the full network")
         return self
 
     def build(self) -> Budget:

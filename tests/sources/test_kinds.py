@@ -66,7 +66,8 @@ def jpegs() -> list[bytes]:
 @pytest.mark.parametrize("preamble", [b"", b"\r\n"])
 def test_mjpeg_over_http(tmp_path: Path, jpegs: list[bytes], preamble: bytes) -> None:
     """A camera's JPEGs come one by one, in order, stamped by their arrival."""
-    with web_server(tmp_path, {"/video": mjpeg_camera(jpegs, preamble=preamble)}) as (url, _):
+    sent = [*jpegs, *jpegs[-1:] * 5]  # the end of a live stream is no matter of this test
+    with web_server(tmp_path, {"/video": mjpeg_camera(sent, preamble=preamble)}) as (url, _):
         live = source(f"{url}/video")
         assert live.live
         pictures = some(live, 12)

@@ -32,17 +32,19 @@ class Puppet:
         self._commands: list[str | SourceError] = []
         self._changed = threading.Condition()
         self._idle = 0
+        self._stopped: set[int] = set()
 
     def pictures(self, report: DropReport, watch: Watch | None = None) -> Iterator[Picture]:
         """See `Source`."""
         assert watch
         self.openings += 1
+        number = self.openings
         if self._obedient:
-            watch.on_stop(lambda: self.then("stop"))
+            watch.on_stop(lambda: self._stop(number))
         [picture] = toy_pictures(1)
         pts = 0.0
         while True:
-            command = self._next()
+            command = self._next(number)
             if isinstance(command, SourceError):
                 raise command
             if command in ("end", "stop"):
@@ -61,6 +63,11 @@ class Puppet:
             self._commands += commands
             self._changed.notify_all()
 
+    def _stop(self, number: int) -> None:
+        with self._changed:
+            self._stopped.add(number)
+            self._changed.notify_all()
+
     def until_idle(self, hanging: int = 1) -> None:
         """Wait until every command is done and so many openings wait for another."""
         with self._changed:
@@ -68,14 +75,14 @@ class Puppet:
                 lambda: not self._commands and self._idle == hanging, PATIENCE
             )
 
-    def _next(self) -> str | SourceError:
+    def _next(self, number: int) -> str | SourceError:
         with self._changed:
             self._idle += 1
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._commands, PATIENCE)
+            self._changed.wait_for(lambda: self._commands or number in self._stopped, PATIENCE)
             self._idle -= 1
             self._changed.notify_all()
-            return self._commands.pop(0)
+            return "stop" if number in self._stopped else self._commands.pop(0)
 
 
 @dataclass
