@@ -450,3 +450,25 @@ def test_a_certificate_file_that_is_none_is_named(tmp_path: Path) -> None:
         ConfigurationError, match=r"mqtt\.tls\.cert_file: .*absent\.pem: No such file"
     ):
         TlsOptions(cert_file=tmp_path / "absent.pem").context()
+
+
+@pytest.mark.parametrize("topic", ["t/result", "t/" + "x" * 70_000])
+def test_what_cannot_be_sent_stops_nothing(mosquitto: Mosquitto, topic: str) -> None:
+    """Larger than the broker takes, or under an impossible topic: lost, said, and the next one goes out."""
+    mosquitto.kill()
+    mosquitto.start(extra="allow_anonymous true\nmax_packet_size 3000")
+
+    async def body() -> None:
+        problems: list[str] = []
+        mqtt = Publisher(BrokerAddress.parse(mosquitto.url), problems)
+        async with running(mqtt):
+            await eventually(lambda: mqtt.connected)
+            mqtt.delivery.offer(topic, b"x" * 5000)
+            mqtt.offer("small")
+            await mqtt.drained()
+        assert mqtt.confirmed == 1
+        assert mqtt.delivery.lost() == {"refused": 1}
+        assert mqtt.connections == 1
+        assert "cannot be sent" in problems[0]
+
+    run(body)
