@@ -273,9 +273,13 @@ class NodeOperations:
             if stream_id not in have or self._needs_opening(have[stream_id], section)
         ]
         pipelines = self._pipelines
-        if any(document.value.streams[i].pipeline not in pipelines for i in anew):
+        if any(section.pipeline not in pipelines for section in document.value.streams):
             pipelines = await asyncio.to_thread(load_pipelines, document)
-        plans = [await asyncio.to_thread(plan_stream, document, i, pipelines) for i in anew]
+        planned = [
+            await asyncio.to_thread(plan_stream, document, i, pipelines)
+            for i in range(len(document.value.streams))
+        ]
+        plans = [planned[i] for i in anew]
         restart = self._on_reload(document.value)
         self._document, self._pipelines = document, pipelines
         replaced = [plan.section.id for plan in plans if plan.section.id in have]

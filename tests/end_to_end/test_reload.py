@@ -1,0 +1,56 @@
+"""A configuration that is read again is taken over whole, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from streamexit.config.load import load_configuration
+from streamexit.runtime import Node
+
+TIME_LIMIT = 60
+
+
+def test_a_refused_file_changes_nothing(toy_pipeline: Path, tmp_path: Path) -> None:
+    """Not the broker's login either, and what takes a restart is named each time."""
+    path = tmp_path / "node.yaml"
+    stream = {"id": "a", "source": "synthetic:frames=1000000", "pipeline": "toy"}
+    content: dict[str, Any] = {
+        "mqtt": {"url": "mqtt://127.0.0.1:1", "username": "old"},
+        "pipelines": {"toy": str(toy_pipeline)},
+        "streams": [{**stream, "budget": {"fraction": 0.7}}],
+    }
+
+    def write(**changes: Any) -> None:
+        path.write_text(yaml.safe_dump({**content, **changes}))
+
+    write()
+    node = Node(load_configuration(path), on_problem=lambda sentence: None)
+
+    async def body() -> None:
+        running = asyncio.Event()
+        task = asyncio.create_task(node.run(ready=running.set))
+        async with asyncio.timeout(TIME_LIMIT):
+            await running.wait()
+            assert node.session
+            new = {"url": "mqtt://127.0.0.1:1", "username": "new"}
+            write(mqtt=new, streams=[{**stream, "budget": {"fraction": 0.0001}}])
+            refused = await node.reload(cause="test")
+            assert refused.error
+            assert "out of reach" in refused.error.message
+            assert node.session.address.username == "old"
+            write(mqtt={**new, "url": "mqtts://127.0.0.1:1", "tls": {"ca_file": "absent.pem"}})
+            assert (await node.reload(cause="test")).status == "error"
+            assert node.session.address.username == "old"
+            for _ in range(2):
+                write(mqtt=new, stats_every_s=7.0)
+                taken = await node.reload(cause="test")
+                assert taken.data["needs_restart"] == ["stats_every_s"]
+            assert node.session.address.username == "new"
+            node.stop()
+            await task
+
+    asyncio.run(body())
