@@ -86,6 +86,7 @@ class HttpServer:
         self._server = _Server(
             uvicorn.Config(
                 app,
+                log_config=None,  # its own would close the handlers that are there, and silence the node
                 log_level="error",
                 access_log=False,
                 lifespan="off",

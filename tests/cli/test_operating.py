@@ -69,7 +69,8 @@ def test_systemd_is_told(tmp_path: Path, toy_pipeline: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
         supervisor.bind(str(tmp_path / "notify"))
         supervisor.settimeout(TIME_LIMIT)
-        config = node(tmp_path, toy_pipeline)
+        # the HTTP server, which could reach for the log, too
+        config = node(tmp_path, toy_pipeline, http={"port": free_port()})
         process = subprocess.Popen(
             [sys.executable, "-m", "streamexit", "run", str(config), "--log-format", "json"],
             stdout=subprocess.DEVNULL,
