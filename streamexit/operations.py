@@ -306,7 +306,11 @@ class NodeOperations:
         return changes
 
     def _needs_opening(self, stream: AttachedStream, section: StreamSection) -> bool:
-        return _without(stream.plan.section, RELOADED) != _without(section, RELOADED)
+        """Whether something differs that cannot change while the source is read."""
+        now = stream.plan.section
+        if not stream.plan.source.live and stream.schedule.enabled != section.enabled:
+            return True
+        return _without(now, RELOADED) != _without(section, RELOADED)
 
     def _take_over(self, configuration: NodeConfiguration, fresh: set[str]) -> list[str]:
         """What changes in streams that stay as they are."""

@@ -67,7 +67,6 @@ class Reporter:
         discovery: For Home Assistant, if that is wanted.
         jsonl: Where results are written, too, if anywhere.
         started_at: Unix seconds.
-        answered_at: Monotonic seconds of the latest answer of any stream.
         log: Changes, newest last: Unix seconds, stream or None, sentence.
     """
 
@@ -97,7 +96,6 @@ class Reporter:
         self.discovery: Discovery | None = None
         self.jsonl: JsonlSink | None = None
         self.started_at = time.time()
-        self.answered_at = time.monotonic()
         self.log: deque[tuple[float, str | None, str]] = deque(maxlen=200)
 
     # --- results --------------------------------------------------------------------------------
@@ -149,7 +147,6 @@ class Reporter:
 
     def _pass_on(self, record: ExitRecord) -> None:
         stream_id, now = record.frame.stream_id, time.time()
-        self.answered_at = time.monotonic()
         stream = self._roster.streams[stream_id]
         changed = stream.note(record, now)
         before = stream.thinning.pass_on(record, changed=changed, now=now)
@@ -198,9 +195,8 @@ class Reporter:
         """A stream is in another state: that is said at once."""
         state = stream.state
         sentence = f"{state.state} {state.message or state.reason}".strip()
-        self.note(
-            stream_id, sentence, logged=not state.message
-        )  # which is a problem, and said as one
+        # a state with a message is a problem, which is said as one
+        self.note(stream_id, sentence, logged=not state.message)
         self._retain(stream_id, "status", stream.status())
         self._say_availability(stream_id, stream)
 
@@ -292,6 +288,7 @@ class Reporter:
         lost: Counter[str] = self.delivery.lost() if self.delivery else Counter()
         outbox = self._outbox.statistics()
         lost["queue_full"] += outbox.dropped
+        lost["of_earlier_runs"] = self.delivery.books.lost_earlier if self.delivery else 0
         if self._ending:
             lost["not_sent"] += outbox.length
         return {reason: count for reason, count in lost.items() if count}

@@ -93,7 +93,6 @@ class Roster:
         self._timezone = timezone
         self._on_state = on_state
         self._on_preparation = on_preparation
-        self._running = False
         self.streams: dict[str, AttachedStream] = {}
         self._lanes: dict[tuple[Path, str], tuple[str, PipelineLane]] = {}
         self._departed: dict[str, tuple[int, int]] = {}
@@ -121,7 +120,6 @@ class Roster:
 
     def start(self) -> None:
         """Read what is to be read."""
-        self._running = True
         for stream in self.streams.values():
             self._begin(stream)
 
@@ -175,7 +173,7 @@ class Roster:
                 )
             await asyncio.sleep(LOOK_SECONDS)
         came = self._outbox.came
-        while self._outbox.gone < came and time.monotonic() < deadline:  # noqa: ASYNC110 - threads fill it
+        while self._outbox.gone < came:  # noqa: ASYNC110 - threads fill it
             await asyncio.sleep(LOOK_SECONDS)  # its last answers are on their way
         seq = stream.feed.lane.next_seq - stream.thinning.left_out
         self._departed[stream_id] = seq, stream.reader.epoch + 1

@@ -47,7 +47,7 @@ from streamexit.sources.reader import Reader
 from streamexit.wire.encoding import as_historical
 from streamexit.wire.homeassistant import Discovery
 from streamexit.wire.messages import Response
-from streamexit.wire.topics import Topics
+from streamexit.wire.topics import Availability, Topics
 
 if TYPE_CHECKING:
     from streamexit.http.server import HttpServer
@@ -210,15 +210,16 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self._finished = asyncio.Event()
         async with AsyncExitStack() as stack:
-            self.dispatcher = self._dispatcher()
-            await self._open_sinks(stack)
+            operations = self._make_operations()
+            self.dispatcher = Dispatcher(self.topics.node, operations)
+            await self._open_sinks(stack, self.dispatcher)
             session = self._task(self.session.run(), "mqtt") if self.session else None
             keeper = self._task(self.delivery.run(), "spool") if self.delivery else None
             pump = self._task(self.reporter.pump(), "pump")
             beside: list[asyncio.Task[None]] = []
             try:
                 await self._first_attempt_to_connect()
-                await self._open_http(stack)
+                await self._open_http(stack, operations, self.dispatcher)
                 beside.append(self._task(self._tick_for_ever(), "ticker"))
                 self._worker.start()
                 self._roster.start()
@@ -246,8 +247,8 @@ class Node:
 
     # --- building -------------------------------------------------------------------------------
 
-    def _dispatcher(self) -> Dispatcher:
-        operations = NodeOperations(
+    def _make_operations(self) -> NodeOperations:
+        return NodeOperations(
             self._document,
             self._pipelines,
             roster=self._roster,
@@ -255,10 +256,8 @@ class Node:
             reporter=self.reporter,
             on_reload=self._take_over,
         )
-        self.operations = operations
-        return Dispatcher(self.topics.node, operations)
 
-    async def _open_sinks(self, stack: AsyncExitStack) -> None:
+    async def _open_sinks(self, stack: AsyncExitStack, dispatcher: Dispatcher) -> None:
         if self._configuration.results_file:
             jsonl = JsonlSink(self._base / self._configuration.results_file)
             self.reporter.jsonl = jsonl
@@ -287,10 +286,10 @@ class Node:
             prefer_v5=not embedded,
             on_problem=self._complain_of_broker,
         )
-        if settings.commands and self.dispatcher:
+        if settings.commands:
             self._commands = MqttCommands(
                 self.topics,
-                self.dispatcher,
+                dispatcher,
                 self.reporter.session.reply,
                 allowed=None if settings.commands is True else settings.commands,
             )
@@ -320,17 +319,18 @@ class Node:
             return [BrokerAddress("127.0.0.1", embedded.port)]
         return broker_addresses(settings, self._base)
 
-    async def _open_http(self, stack: AsyncExitStack) -> None:
+    async def _open_http(
+        self, stack: AsyncExitStack, operations: NodeOperations, dispatcher: Dispatcher
+    ) -> None:
         section = self._configuration.http
         if section is None:
             return
         from streamexit.http.server import HttpServer
 
-        assert self.dispatcher
         token = section.token.get_secret_value() if section.token else None
         self.http = HttpServer(
-            self.operations,
-            self.dispatcher,
+            operations,
+            dispatcher,
             self.health,
             host=section.host,
             port=section.port,
@@ -342,9 +342,9 @@ class Node:
 
     def _hear(self, message: Incoming) -> None:
         asked = self.topics.parse(message.topic)
-        if isinstance(asked, str):
-            if message.retained and message.payload and asked not in self.streams:
-                self.reporter.forget(asked)  # of an earlier run
+        if isinstance(asked, Availability):
+            if message.retained and message.payload and asked.stream not in self.streams:
+                self.reporter.forget(asked.stream)  # of an earlier run
         elif asked is not None and self._commands:
             self._commands.take(
                 asked,
@@ -362,7 +362,7 @@ class Node:
         Raises:
             ConfigurationError: A certificate cannot be read; nothing has changed then.
         """
-        before, asked = self._configuration, configuration.mqtt
+        asked, had = configuration.mqtt, self._configuration.mqtt
         restart = [
             name
             for name in type(configuration).model_fields
@@ -371,9 +371,7 @@ class Node:
         ]
         if _without_login(asked) != _without_login(self._document.value.mqtt):
             restart.append("mqtt")
-        elif (
-            asked is not None and before.mqtt is not None and asked != before.mqtt and self.session
-        ):
+        elif asked is not None and asked != had and self.session:
             self.session.addresses = broker_addresses(asked, self._base)
             self.session.reconnect()
         self._configuration = configuration

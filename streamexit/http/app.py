@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
@@ -87,7 +88,7 @@ def make_app(
         openapi_url="/api/openapi.json",
     )
     app.middleware("http")(Guard(token))
-    _add_health(app, health, operations)
+    _add_health(app, health, operations, brief=token is not None)
     _add_facts(app, operations, dispatcher, health, history)
     _add_pictures(app, operations, dispatcher)
     _add_commands(app, dispatcher)
@@ -133,11 +134,12 @@ LOCAL_ONLY = (
 
 def _is_local(request: Request) -> bool:
     """Not led here by a name that somebody else controls, nor by another page in the same browser."""
-    host = (request.headers.get("host") or "").rpartition(":")[0] or request.headers.get("host", "")
-    local = host.strip("[]") in ("127.0.0.1", "::1", "localhost")
-    origin = request.headers.get("origin")
-    same = origin is None or origin.partition("://")[2] == request.headers.get("host")
-    return local and same
+    host, origin = request.headers.get("host", ""), request.headers.get("origin")
+    try:
+        local = urlsplit(f"//{host}").hostname in ("127.0.0.1", "::1", "localhost")
+    except ValueError:
+        return False
+    return local and (origin is None or origin.partition("://")[2] == host)
 
 
 def _fault(code: str, message: str, status: int | None = None) -> JSONResponse:
@@ -145,7 +147,8 @@ def _fault(code: str, message: str, status: int | None = None) -> JSONResponse:
     return JSONResponse(body, status or STATUS[code])
 
 
-def _add_health(app: FastAPI, health: Health, operations: NodeOperations) -> None:
+def _add_health(app: FastAPI, health: Health, operations: NodeOperations, *, brief: bool) -> None:
+    """`brief` keeps from whoever has no token where the broker is."""
     collector = NodeCollector(operations.roster, operations.reporter)
 
     @app.get("/livez", response_class=PlainTextResponse, summary="The process runs.")
@@ -159,7 +162,7 @@ def _add_health(app: FastAPI, health: Health, operations: NodeOperations) -> Non
         responses={503: {"description": "They are not, and why."}},
     )
     async def readyz() -> PlainTextResponse:
-        why_not = health.not_ready
+        why_not = health.not_ready.partition(":")[0] if brief else health.not_ready
         return PlainTextResponse(f"{why_not or 'ok'}\n", 503 if why_not else 200)
 
     @app.get(

@@ -522,15 +522,7 @@ async def say_and_hear(address: BrokerAddress, topic: str, *, patience: float) -
         try:
             async with (
                 asyncio.timeout(patience),
-                aiomqtt.Client(
-                    address.host,
-                    address.port,
-                    username=address.username,
-                    password=address.password,
-                    protocol=protocol,
-                    timeout=CONNECT_TIMEOUT_SECONDS,
-                    tls_context=address.tls.context() if address.tls else None,
-                ) as client,
+                _visitor(address, protocol) as client,
             ):
                 await _subscribe(client, topic)
                 await client.publish(topic, word, qos=1)
@@ -549,9 +541,7 @@ async def say_and_hear(address: BrokerAddress, topic: str, *, patience: float) -
     raise BrokerError(f"MQTT broker {address}: speaks neither MQTT 5 nor 3.1.1")
 
 
-async def subscribe(
-    address: BrokerAddress, topic: str, *, client_id: str | None = None
-) -> AsyncGenerator[tuple[str, bytes, bool]]:
+async def subscribe(address: BrokerAddress, topic: str) -> AsyncGenerator[tuple[str, bytes, bool]]:
     """Yield (topic, payload, retained) of everything published under `topic`.
 
     Speaks MQTT 5, and 3.1.1 with a broker that refuses 5.
@@ -562,16 +552,7 @@ async def subscribe(
     """
     for protocol in (V5, V311):
         try:
-            async with aiomqtt.Client(
-                address.host,
-                address.port,
-                username=address.username,
-                password=address.password,
-                identifier=client_id,
-                protocol=protocol,
-                timeout=CONNECT_TIMEOUT_SECONDS,
-                tls_context=address.tls.context() if address.tls else None,
-            ) as client:
+            async with _visitor(address, protocol) as client:
                 await _subscribe(client, topic)
                 async for message in client.messages:
                     yield str(message.topic), bytes(message.payload), message.retain
@@ -579,6 +560,19 @@ async def subscribe(
             if protocol is V5 and _refuses_version(error):
                 continue
             raise explain(error, address) from error
+
+
+def _visitor(address: BrokerAddress, protocol: aiomqtt.ProtocolVersion) -> aiomqtt.Client:
+    """A client for a while, under a name that the broker or the library chooses."""
+    return aiomqtt.Client(
+        address.host,
+        address.port,
+        username=address.username,
+        password=address.password,
+        protocol=protocol,
+        timeout=CONNECT_TIMEOUT_SECONDS,
+        tls_context=address.tls.context() if address.tls else None,
+    )
 
 
 async def _subscribe(client: aiomqtt.Client, topic: str) -> None:

@@ -29,6 +29,13 @@ class Setting:
 
 
 @dataclass(frozen=True, slots=True)
+class Availability:
+    """<root>/stream/<id>/availability."""
+
+    stream: str
+
+
+@dataclass(frozen=True, slots=True)
 class Topics:
     """The topics of one node.
 
@@ -78,8 +85,8 @@ class Topics:
         """Topic filter of the availability of all streams that this node has, or once had."""
         return self.stream("+", "availability")
 
-    def parse(self, topic: str) -> Request | Setting | str | None:
-        """What a topic of this node asks for; the id of a stream if it is its availability; else None."""
+    def parse(self, topic: str) -> Request | Setting | Availability | None:
+        """What a topic of this node is, of those that it listens to."""
         parts = topic.removeprefix(f"{self.root}/").split("/")
         if not topic.startswith(f"{self.root}/"):
             return None
@@ -88,5 +95,5 @@ class Topics:
         if len(parts) == 4 and parts[0] == "stream" and parts[3] == "set":
             return Setting(parts[1], parts[2])
         if len(parts) == 3 and parts[0] == "stream" and parts[2] == "availability":
-            return parts[1] if re.fullmatch(ID_PATTERN, parts[1]) else None
+            return Availability(parts[1]) if re.fullmatch(ID_PATTERN, parts[1]) else None
         return None

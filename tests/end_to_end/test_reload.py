@@ -6,12 +6,76 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from streamexit.config.load import load_configuration
 from streamexit.runtime import Node
 
 TIME_LIMIT = 60
+
+
+def node_of(path: Path, pipeline: Path, **content: Any) -> Node:
+    """A node that is not started."""
+    path.write_text(yaml.safe_dump({"pipelines": {"toy": str(pipeline)}, **content}))
+    return Node(load_configuration(path), on_problem=lambda sentence: None)
+
+
+@pytest.mark.parametrize(
+    ("mqtt", "waits"),
+    [
+        (None, False),
+        ({"url": "mqtt://127.0.0.1:1"}, True),
+        ({"url": "mqtt://127.0.0.1:1", "commands": False}, False),
+    ],
+)
+def test_a_node_that_takes_commands_does_not_end_for_want_of_streams(
+    toy_pipeline: Path, tmp_path: Path, mqtt: dict[str, Any] | None, waits: bool
+) -> None:
+    """Its only camera was switched off: else nobody could switch it on again."""
+    stream = {"id": "a", "source": "rtsp://127.0.0.1:1/x", "pipeline": "toy", "enabled": False}
+    streams = [{**stream, "budget": {"fraction": 0.7}}]
+    node = node_of(tmp_path / "node.yaml", toy_pipeline, mqtt=mqtt, streams=streams)
+
+    async def body() -> None:
+        running = asyncio.Event()
+        task = asyncio.create_task(node.run(ready=running.set))
+        async with asyncio.timeout(TIME_LIMIT):
+            await running.wait()
+            if waits:  # whatever the node finds now, it would find later
+                while node.streams["a"].state.reason != "disabled":  # noqa: ASYNC110 - a thread says so
+                    await asyncio.sleep(0)
+                assert not node._everything_done()
+                node.stop()
+            await task
+
+    asyncio.run(body())
+
+
+def test_a_recording_that_is_switched_off_in_the_file_stops(
+    toy_pipeline: Path, tmp_path: Path
+) -> None:
+    """It cannot be let go of in mid-course: it is opened anew, and not read."""
+    path = tmp_path / "node.yaml"
+    stream = {"id": "a", "source": "synthetic:frames=1000000", "pipeline": "toy"}
+    streams = [{**stream, "budget": {"fraction": 0.7}}]
+    mqtt = {"url": "mqtt://127.0.0.1:1"}
+    node = node_of(path, toy_pipeline, mqtt=mqtt, streams=streams)
+
+    async def body() -> None:
+        running = asyncio.Event()
+        task = asyncio.create_task(node.run(ready=running.set))
+        async with asyncio.timeout(TIME_LIMIT):
+            await running.wait()
+            path.write_text(path.read_text().replace("id: a", "id: a\n  enabled: false"))
+            taken = await node.reload(cause="test")
+            assert taken.data["reopened"] == ["a"]
+            while node.streams["a"].state.state != "disabled":  # noqa: ASYNC110 - likewise
+                await asyncio.sleep(0)
+            node.stop()
+            await task
+
+    asyncio.run(body())
 
 
 def test_a_refused_file_changes_nothing(toy_pipeline: Path, tmp_path: Path) -> None:

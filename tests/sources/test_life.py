@@ -195,6 +195,16 @@ def test_a_silent_source_is_stalled_then_given_up_for_a_new_one(life: Life) -> N
     life.until(lambda: life.reader.state.state == "online")
 
 
+def test_a_source_is_opened_anew_when_asked(life: Life) -> None:
+    """At once, and the frames that follow are of another epoch."""
+    assert life.source.openings == 1
+    life.reader.reopen()
+    life.until(lambda: life.source.openings == 2)
+    life.source.then("picture")
+    life.until(lambda: life.reader.epoch == 1)
+    assert life.reader.state.state == "online"
+
+
 def test_a_stalled_stream_that_goes_on_is_online_again(life: Life) -> None:
     """A picture ends the silence; nothing is opened anew."""
     life.pass_time(4.0)
