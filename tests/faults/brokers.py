@@ -1,6 +1,6 @@
 """A node whose broker fails, a collector that misses nothing, and what became of the results.
 
-The node reaches the broker through a proxy, the collector directly: so the collector is always there first,
+The node reaches the broker through TLS and a proxy, the collector directly: so the collector is always there first,
 and what it has not got the node has not delivered.
 """
 
@@ -23,13 +23,14 @@ from typing import Any
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
+from tests.certificates import make_certificates
 from tests.conftest import Mosquitto
 from tests.faults.proxy import Proxy, Weather
 from tests.faults.rig import PATIENCE, RunningNode, free_port
 
 CONFIG = """
 node: {{id: durable}}
-mqtt: {{url: "mqtt://127.0.0.1:{port}", username: node, password: "${{MQTT_PASSWORD}}", spool: {spool}}}
+mqtt: {{url: "mqtts://127.0.0.1:{port}", username: node, password: "${{MQTT_PASSWORD}}", tls: {{ca_file: ca.pem}}, spool: {spool}}}
 http: {{port: {http}}}
 secrets: secrets.env
 stats_every_s: 1
@@ -93,11 +94,16 @@ class Town:
 
     folder: Path
     broker: Mosquitto
+    tls_port: int
     proxy: Proxy
     collector: Collector
     config: Path
     http: int
     node: RunningNode
+
+    def start_broker(self, *, certificate: str = "good") -> None:
+        """With logins, and as root: it reads files that only we may."""
+        start(self.broker, self.folder, self.tls_port, certificate)
 
     def metric(self, name: str) -> float:
         """The sum of a metric over its labels."""
@@ -198,9 +204,10 @@ def town(
     passwords.chmod(0o644)
     for user, password in (("node", "right"), ("collector", "collector")):
         subprocess.run(["mosquitto_passwd", "-b", str(passwords), user, password], check=True)
-    broker = Mosquitto(folder, free_port())
-    start(broker, passwords)
-    proxy, http, config = Proxy(broker.port), free_port(), folder / "node.yaml"
+    make_certificates(folder)
+    broker, tls_port = Mosquitto(folder, free_port()), free_port()
+    start(broker, folder, tls_port, "good")
+    proxy, http, config = Proxy(tls_port), free_port(), folder / "node.yaml"
     (folder / "secrets.env").write_text("MQTT_PASSWORD=right\n")
     settings = {"file": "results.spool", "results_per_s": 2000, **(spool or {})}
     lines = [
@@ -212,7 +219,7 @@ def town(
         lines.append(f"  - {json.dumps({**one, 'budget': {'fraction': 0.7}})}\n")
     config.write_text("".join(lines))
     collector = Collector(broker.port)
-    place = Town(folder, broker, proxy, collector, config, http, RunningNode(config))
+    place = Town(folder, broker, tls_port, proxy, collector, config, http, RunningNode(config))
     try:
         collector.until(lambda: len(collector.results) > 20 * streams)
         yield place
@@ -224,9 +231,15 @@ def town(
             broker.kill()
 
 
-def start(broker: Mosquitto, passwords: Path) -> None:
-    """With logins, and as root: it reads files that only we may."""
-    broker.start(extra=f"allow_anonymous false\npassword_file {passwords}\nuser root")
+def start(broker: Mosquitto, folder: Path, tls_port: int, certificate: str) -> None:
+    """With a second listener, which speaks TLS."""
+    lines = f"""allow_anonymous false
+        password_file {folder}/passwords
+        user root
+        listener {tls_port} 127.0.0.1
+        certfile {folder}/{certificate}.pem
+        keyfile {folder}/{certificate}.key"""
+    broker.start(extra="\n".join(line.strip() for line in lines.splitlines()))
 
 
 # --- what happens ---------------------------------------------------------------------------------------
@@ -237,7 +250,7 @@ def killed(place: Town, seconds: float) -> None:
     place.cut_off()
     place.broker.kill()
     time.sleep(seconds)
-    start(place.broker, place.folder / "passwords")
+    place.start_broker()
     place.connect_again()
 
 
@@ -256,11 +269,22 @@ def locked_out(place: Town, seconds: float) -> None:
     place.broker.kill()
     passwords = place.folder / "passwords"
     subprocess.run(["mosquitto_passwd", "-b", str(passwords), "node", "new"], check=True)
-    start(place.broker, passwords)
+    place.start_broker()
     place.connect_again()
     time.sleep(seconds)
     (place.folder / "secrets.env").write_text("MQTT_PASSWORD=new\n")
     place.node.process.send_signal(signal.SIGHUP)
+
+
+def certificate_expired(place: Town, seconds: float) -> None:
+    """The broker's certificate expires, and is renewed."""
+    for certificate in ("expired", "good"):
+        place.cut_off()
+        place.broker.kill()
+        place.start_broker(certificate=certificate)
+        place.connect_again()
+        if certificate == "expired":
+            time.sleep(seconds)
 
 
 def node_killed(place: Town, seconds: float) -> None:
@@ -327,7 +351,7 @@ def _is_right(retained: dict[str, str]) -> bool:
     )
 
 
-SCENARIOS = (killed, stopped, locked_out, node_killed)
+SCENARIOS = (killed, stopped, locked_out, certificate_expired, node_killed)
 
 if __name__ == "__main__":
     sys.exit("python -m tests.faults --only brokers")

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +12,8 @@ from streamexit.errors import BrokerError, ConfigurationError, InputError
 from streamexit.sinks.brokers import BrokerAddress, TlsOptions
 from streamexit.sinks.delivery import Delivery
 from streamexit.sinks.mqtt import Incoming, MqttSession, subscribe
-from tests.conftest import Mosquitto, absent
+from tests.certificates import make_certificates
+from tests.conftest import Mosquitto
 
 pytestmark = pytest.mark.broker
 
@@ -359,41 +358,8 @@ def test_a_retained_topic_is_cleared_for_good(mosquitto: Mosquitto) -> None:
 
 @pytest.fixture
 def certificates(tmp_path: Path) -> Path:
-    """A folder with an authority, and certificates that it signed: good.pem, expired.pem, client.pem."""
-    if not shutil.which("openssl"):
-        absent("openssl (apt install openssl)")
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=tmp_path, check=True, capture_output=True)
-
-    subject = [
-        "-subj",
-        "/CN=authority",
-        "-days",
-        "3650",
-        "-addext",
-        "basicConstraints=critical,CA:TRUE",
-    ]
-    openssl(
-        "req",
-        "-x509",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-keyout",
-        "ca.key",
-        "-out",
-        "ca.pem",
-        *subject,
-    )
-    for name, days in (("good", "3650"), ("expired", "-1"), ("client", "3650")):
-        openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.csr",
-                "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1")  # fmt: skip
-        openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-days", days,
-                "-copy_extensions", "copyall", "-out", f"{name}.pem")  # fmt: skip
-    for file in tmp_path.glob("*.key"):
-        file.chmod(0o644)  # mosquitto gives up its privileges
-    return tmp_path
+    """A folder of certificates."""
+    return make_certificates(tmp_path)
 
 
 def with_tls(broker: Mosquitto, certificates: Path, name: str, *more: str) -> None:
