@@ -65,7 +65,7 @@ class Budget:
     """The average cost that a stream may have over its window.
 
     Attributes:
-        amount: In `unit`, positive.
+        amount: In `unit`, positive; a fraction is at most 1.
         unit: "fraction" (of the full network's GFLOPs), "gflops_per_frame" or
             "milliseconds_per_frame" (of a profiled device); "gflops_per_second" or
             "milliseconds_per_second" for streams whose frame rate varies.
@@ -89,6 +89,10 @@ class Budget:
             )
         if not 0 < self.amount < float("inf"):
             raise BudgetError(f"budget.{self.unit}: {self.amount} must be a positive number")
+        if self.unit == "fraction" and self.amount > 1:
+            raise BudgetError(
+                f"budget.fraction: {self.amount:g} is above 1, which is the full network; 40% is 0.4"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Budget:

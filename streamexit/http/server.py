@@ -11,29 +11,16 @@ from types import TracebackType
 from typing import Self
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from streamexit.control.dispatch import Dispatcher
 from streamexit.errors import OperationError
 from streamexit.health import Health
 from streamexit.http.app import make_app
+from streamexit.http.connections import PatientProtocol
 from streamexit.http.history import EVERY_SECONDS, History, Point
 from streamexit.operations import NodeOperations
 
-FIRST_REQUEST_SECONDS = 10.0
 GOODBYE_SECONDS = 1
-
-
-class _Protocol(H11Protocol):
-    """Closes connections that ask for nothing: uvicorn waits for a first request for ever."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        asyncio.get_running_loop().call_later(FIRST_REQUEST_SECONDS, self._give_up, transport)
-
-    def _give_up(self, transport: asyncio.Transport) -> None:
-        if self.cycle is None:
-            transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -90,7 +77,7 @@ class HttpServer:
                 log_level="error",
                 access_log=False,
                 lifespan="off",
-                http=_Protocol,
+                http=PatientProtocol,
                 timeout_graceful_shutdown=GOODBYE_SECONDS,
                 server_header=False,
             )

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from streamexit.errors import BudgetError
 from streamexit.exits import Budget
 from streamexit.wire.messages import Id
 
@@ -83,8 +84,10 @@ class SetBudget(OfStream):
     def _one_unit(self) -> SetBudget:
         if len(self.budget) != 1 or not set(self.budget) <= set(Budget.UNITS):
             raise ValueError(f"budget: give one of {', '.join(Budget.UNITS)}")
-        if self.budget.get("fraction", 0.0) > 1:
-            raise ValueError("budget: a fraction is at most 1, which is the full network")
+        try:
+            self.build()
+        except BudgetError as error:
+            raise ValueError(str(error)) from error
         return self
 
     def build(self) -> Budget:

@@ -213,6 +213,7 @@ def test_gflops_do_not_go_with_a_shared_device(profiled: Path, tmp_path: Path) -
         ({"fraction": 0}, "greater than 0"),
         ({"fraction": -1}, "greater than 0"),
         ({"fraction": ".nan"}, "finite"),
+        ({"fraction": 40}, "40 is above 1, which is the full network; 40% is 0.4"),
         ({"watts": 5}, "watts"),
         ({"fraction": 0.5, "gflops_per_second": 1}, "give one of"),
         ({"fraction": 0.5, "floor": 0.9, "cap": 0.6}, "floor 0.9 is above cap 0.6"),
@@ -235,7 +236,7 @@ def test_nonsense_is_refused(
     ("budget", "shown"),
     [
         ({"fraction": 0.6, "strict": True}, "60.0% of full, strict"),
-        ({"fraction": 3.0}, "300.0% of full, not binding"),
+        ({"fraction": 1.0}, "100.0% of full, not binding"),
         ({"gflops_per_second": 0.5}, "0.5 GFLOPs/s"),
     ],
 )
