@@ -11,6 +11,7 @@ import yaml
 
 from streamexit.config.load import load_configuration
 from streamexit.runtime import Node
+from streamexit.sources.life import StreamState
 
 TIME_LIMIT = 60
 
@@ -114,6 +115,41 @@ def test_a_refused_file_changes_nothing(toy_pipeline: Path, tmp_path: Path) -> N
                 taken = await node.reload(cause="test")
                 assert taken.data["needs_restart"] == ["stats_every_s"]
             assert node.session.address.username == "new"
+            node.stop()
+            await task
+
+    asyncio.run(body())
+
+
+def test_a_stream_that_is_opened_anew_keeps_its_budget_and_hears_no_ghosts(
+    toy_pipeline: Path, tmp_path: Path
+) -> None:
+    """What a command set holds, and what the former reader still says is not the new one's state."""
+    path = tmp_path / "node.yaml"
+    stream = {"id": "a", "source": "synthetic:frames=1000000", "pipeline": "toy"}
+    streams = [{**stream, "budget": {"fraction": 0.7}}]
+    node = node_of(path, toy_pipeline, mqtt={"url": "mqtt://127.0.0.1:1"}, streams=streams)
+
+    async def body() -> None:
+        running = asyncio.Event()
+        task = asyncio.create_task(node.run(ready=running.set))
+        async with asyncio.timeout(TIME_LIMIT):
+            await running.wait()
+            assert node.dispatcher
+            command = {"stream": "a", "budget": 0.6}
+            assert not (await node.dispatcher.answer("set_budget", command, cause="test")).error
+            former = node.streams["a"]
+            path.write_text(path.read_text().replace("frames=", "seed=1,frames="))
+            assert (await node.reload(cause="test")).data["reopened"] == ["a"]
+            assert node.streams["a"] is not former
+            assert node.governor.budget("a").amount == 0.6
+            node._change_state(
+                "a", former.reader, StreamState("error", "ghost", "of a former reader")
+            )
+            assert node.streams["a"].state.reason != "ghost"
+            reader = node.streams["a"].reader
+            node._change_state("a", reader, StreamState("error", "broken", "of the present one"))
+            assert node.streams["a"].state.reason == "broken"
             node.stop()
             await task
 
