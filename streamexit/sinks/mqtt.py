@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -370,11 +370,8 @@ class MqttSession:
     async def _subscribe_all(self, client: _Client) -> None:
         for topic in self._subscriptions:
             granted = await client.subscribe(topic, **_subscribe_how(self._protocol))
-            for code in granted:
-                if (code.value if isinstance(code, ReasonCode) else code) >= 128:
-                    self._say(
-                        f"the broker refuses the subscription to {topic}; check its access rules"
-                    )
+            if _is_refused(granted):
+                self._say(f"the broker refuses the subscription to {topic}; check its access rules")
 
     async def _listen(self, client: _Client) -> None:
         """Ends with MqttError as soon as the connection is lost."""
@@ -524,7 +521,7 @@ async def say_and_hear(address: BrokerAddress, topic: str, *, patience: float) -
                 asyncio.timeout(patience),
                 _visitor(address, protocol) as client,
             ):
-                await _subscribe(client, topic)
+                await _subscribe(client, topic, address)
                 await client.publish(topic, word, qos=1)
                 async for message in client.messages:
                     if message.payload == word:
@@ -553,7 +550,7 @@ async def subscribe(address: BrokerAddress, topic: str) -> AsyncGenerator[tuple[
     for protocol in (V5, V311):
         try:
             async with _visitor(address, protocol) as client:
-                await _subscribe(client, topic)
+                await _subscribe(client, topic, address)
                 async for message in client.messages:
                     yield str(message.topic), bytes(message.payload), message.retain
         except aiomqtt.MqttError as error:
@@ -575,8 +572,17 @@ def _visitor(address: BrokerAddress, protocol: aiomqtt.ProtocolVersion) -> aiomq
     )
 
 
-async def _subscribe(client: aiomqtt.Client, topic: str) -> None:
+async def _subscribe(client: aiomqtt.Client, topic: str, address: BrokerAddress) -> None:
     try:
-        await client.subscribe(topic, qos=1)
+        granted = await client.subscribe(topic, qos=1)
     except ValueError as error:
         raise InputError(f"{topic!r} is not an MQTT topic filter: {error}") from error
+    if _is_refused(granted):
+        raise BrokerError(
+            f"MQTT broker {address}: refuses the subscription to {topic}; check its access rules"
+        )
+
+
+def _is_refused(granted: Iterable[int | ReasonCode]) -> bool:
+    """By what SUBACK says of each topic filter (MQTT 5, section 3.9.3)."""
+    return any((code.value if isinstance(code, ReasonCode) else code) >= 128 for code in granted)

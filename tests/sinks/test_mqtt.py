@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from streamexit.sinks.brokers import BrokerAddress, TlsOptions
 from streamexit.sinks.delivery import Delivery
 from streamexit.sinks.mqtt import Incoming, MqttSession, subscribe
 from tests.certificates import make_certificates
-from tests.conftest import Mosquitto
+from tests.conftest import Mosquitto, absent
 
 pytestmark = pytest.mark.broker
 
@@ -305,6 +306,38 @@ def test_a_broker_that_forbids_publishing_is_heard(mosquitto: Mosquitto, tmp_pat
                 lambda: mqtt.delivery.lost() == {"refused": 2}
             )  # it breaks off each time
         assert "refuses what is published to t/result; check its access rules" in problems[0]
+
+    run(body)
+
+
+def test_a_broker_that_forbids_subscribing_is_heard(mosquitto: Mosquitto, tmp_path: Path) -> None:
+    """By the node, whose results go on, and by whoever watches, who would wait for ever."""
+    plugin = next(Path("/usr/lib").glob("*/mosquitto_dynamic_security.so"), None)
+    if plugin is None:
+        absent("mosquitto's plugin for dynamic security")
+    allowed = dict.fromkeys(("publishClientSend", "publishClientReceive", "unsubscribe"), True)
+    rules: dict[str, Any] = {"clients": [], "roles": []}
+    rules["defaultACLAccess"] = {**allowed, "subscribe": False}
+    rules |= {"groups": [{"groupname": "all", "roles": []}], "anonymousGroup": "all"}
+    (tmp_path / "rules.json").write_text(json.dumps(rules))
+    lines = (f"plugin {plugin}", f"plugin_opt_config_file {tmp_path}/rules.json", "user root")
+    mosquitto.kill()
+    mosquitto.start(extra="\n".join((*lines, "allow_anonymous true")))
+
+    async def body() -> None:
+        problems: list[str] = []
+        address = BrokerAddress.parse(mosquitto.url)
+        mqtt = Publisher(
+            address, problems, subscriptions=["t/request/+"], on_message=lambda _: None
+        )
+        async with running(mqtt):
+            await eventually(lambda: bool(problems))
+            mqtt.offer(1)
+            await mqtt.drained()
+        assert mqtt.confirmed == 1
+        assert "refuses the subscription to t/request/+; check its access rules" in problems[0]
+        with pytest.raises(BrokerError, match="refuses the subscription to t/#"):
+            await anext(subscribe(address, "t/#"))
 
     run(body)
 
