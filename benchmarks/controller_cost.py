@@ -18,7 +18,7 @@ from streamexit.budget.terms import Terms
 from streamexit.calibration.compare import scores_of
 from streamexit.calibration.trace import Trace
 from streamexit.models.pipeline import load_pipeline
-from streamexit.replay import worst_window_error
+from streamexit.playback import worst_window_error
 from streamexit.scheduling.evidence import Floats
 from streamexit.scheduling.policy import load_policy
 from streamexit.scheduling.thresholds import (

@@ -17,8 +17,8 @@ from benchmarks.segmentation_table import VIDEOS, pipeline_and_data
 from streamexit.drawing import Annotator
 from streamexit.exits import Budget, ExitRecord
 from streamexit.models.pipeline import Pipeline
+from streamexit.playback import Replay
 from streamexit.preprocessing import Image
-from streamexit.replay import Replay
 from streamexit.scheduling.policy import load_policy
 from streamexit.sources.opening import open_source
 

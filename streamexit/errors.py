@@ -7,6 +7,7 @@ StreamExitError
 │   ├── SourceError         a video, folder or stream that cannot be read
 │   ├── DataError           a training or calibration data set
 │   ├── BudgetError         a budget that cannot be understood
+│   ├── PluginError         a part of another package that is missing or broken
 │   └── CommandError        a command that cannot be carried out
 └── OperationError          the input was right, but the world was not
     ├── BrokerError         the MQTT broker refused or is away
@@ -51,6 +52,10 @@ class DataError(InputError):
 
 class BudgetError(InputError):
     """A budget that cannot be understood."""
+
+
+class PluginError(InputError):
+    """A part of another package is missing, or cannot be used."""
 
 
 class CommandError(InputError):

@@ -16,6 +16,7 @@ from streamexit.governor import Governor
 from streamexit.health import Pulse
 from streamexit.queues import Outbox
 from streamexit.roster import Roster
+from streamexit.sinks.additional import SinkThread
 from streamexit.sinks.delivery import Delivery, DeliveryBooks
 from streamexit.sinks.jsonl import JsonlSink
 from streamexit.sinks.mqtt import MqttSession
@@ -65,7 +66,7 @@ class Reporter:
         session: With the broker, if there is one.
         delivery: Of results to it.
         discovery: For Home Assistant, if that is wanted.
-        jsonl: Where results are written, too, if anywhere.
+        sinks: Where results go besides.
         started_at: Unix seconds.
         log: Changes, newest last: Unix seconds, stream or None, sentence.
     """
@@ -94,7 +95,7 @@ class Reporter:
         self.session: MqttSession | None = None
         self.delivery: Delivery | None = None
         self.discovery: Discovery | None = None
-        self.jsonl: JsonlSink | None = None
+        self.sinks: list[JsonlSink | SinkThread] = []
         self.started_at = time.time()
         self.log: deque[tuple[float, str | None, str]] = deque(maxlen=200)
 
@@ -150,10 +151,10 @@ class Reporter:
         stream = self._roster.streams[stream_id]
         changed = stream.note(record, now)
         before = stream.thinning.pass_on(record, changed=changed, now=now)
-        if before is not None and (self.jsonl or self.delivery):
+        if before is not None and (self.sinks or self.delivery):
             message = stream.encode(record, now, unpublished=before)
-            if self.jsonl:
-                self.jsonl.write(message)
+            for sink in self.sinks:
+                sink.write(message)
             if self.delivery:
                 self.delivery.offer(self.topics.stream(stream_id, "result"), message.encode())
         if changed and stream.latest:

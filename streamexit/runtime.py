@@ -27,7 +27,7 @@ from streamexit.control.over_mqtt import MqttCommands
 from streamexit.documents import Document
 from streamexit.engine.engine import Engine, PipelineLane
 from streamexit.engine.worker import EngineWorker
-from streamexit.errors import OperationError
+from streamexit.errors import ConfigurationError, InputError, OperationError
 from streamexit.exits import ExitRecord
 from streamexit.governor import Governor
 from streamexit.health import Health
@@ -36,6 +36,7 @@ from streamexit.planning.streams import load_pipelines, plan_backend, plan_strea
 from streamexit.queues import Outbox
 from streamexit.reporter import Reporter
 from streamexit.roster import Roster
+from streamexit.sinks.additional import SinkThread, open_sink
 from streamexit.sinks.broker import EmbeddedBroker
 from streamexit.sinks.brokers import BrokerAddress, TlsOptions
 from streamexit.sinks.delivery import Delivery
@@ -258,10 +259,7 @@ class Node:
         )
 
     async def _open_sinks(self, stack: AsyncExitStack, dispatcher: Dispatcher) -> None:
-        if self._configuration.results_file:
-            jsonl = JsonlSink(self._base / self._configuration.results_file)
-            self.reporter.jsonl = jsonl
-            stack.callback(jsonl.close)
+        self._open_additional_sinks(stack)
         settings = self._configuration.mqtt
         if settings is None:
             return
@@ -306,6 +304,23 @@ class Node:
             *(ours if settings.commands else []),
             *([f"{home.prefix}/status"] if home else []),
         ]
+
+    def _open_additional_sinks(self, stack: AsyncExitStack) -> None:
+        def on_problem(problem: str) -> None:
+            self._on_loop(self._on_problem, problem)
+
+        sinks: list[JsonlSink | SinkThread] = []
+        if self._configuration.results_file:
+            sinks.append(JsonlSink(self._base / self._configuration.results_file))
+        for i, section in enumerate(self._configuration.sinks):
+            try:
+                sink = open_sink(section.kind, section.options)
+            except InputError as error:
+                raise ConfigurationError(f"{self._document.where('sinks', i)}: {error}") from error
+            sinks.append(SinkThread(section.kind, sink, on_problem=on_problem))
+        for each in sinks:
+            stack.callback(each.close)
+        self.reporter.sinks = sinks
 
     def _spool(self, section: SpoolSection | None) -> Spool | None:
         if section is None:

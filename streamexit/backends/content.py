@@ -24,7 +24,7 @@ def content_key(network: MultiExitNetwork, task: Task, scorer: Scorer, *made_by:
     Args:
         network: Its weights and modules, and the code of those that come from elsewhere.
         task: Its options and labels.
-        scorer: Its weights and options.
+        scorer: Likewise, and its options.
         made_by: Versions and settings of whatever is to be found under the key.
     """
     digest = hashlib.sha256()
@@ -35,7 +35,7 @@ def content_key(network: MultiExitNetwork, task: Task, scorer: Scorer, *made_by:
     for module in (network, scorer):
         digest.update(save({name: t.detach().contiguous() for name, t in _tensors(module)}))
         digest.update(repr(module).encode())
-    for file in sorted(_sources(network)):
+    for file in sorted(_sources(network) | _sources(scorer)):
         digest.update(file.read_bytes())
     for part in network.modules():
         if isinstance(part, fx.GraphModule):
@@ -48,12 +48,12 @@ def _tensors(module: nn.Module) -> Iterable[tuple[str, torch.Tensor]]:
     yield from module.named_buffers()
 
 
-def _sources(network: nn.Module) -> set[Path]:
+def _sources(module: nn.Module) -> set[Path]:
     """Code that a stage comes from, whoever wrote it; libraries are known by their version."""
     package = Path(__file__).parents[1]
     files = {f for room in ("models", "scheduling", "tasks") for f in (package / room).glob("*.py")}
     files.add(Path(scored_stage.__file__))
-    for kind in {type(part) for part in network.modules()}:
+    for kind in {type(part) for part in module.modules()}:
         if kind.__module__.split(".")[0] not in ("torch", "torchvision", "streamexit"):
             files.add(Path(inspect.getfile(kind)))
     return files

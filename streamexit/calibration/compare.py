@@ -29,7 +29,7 @@ from streamexit.calibration.outcomes import (
 from streamexit.calibration.trace import Trace
 from streamexit.errors import BudgetError, DataError, InputError
 from streamexit.scheduling.evidence import Calibration, Evidence, Floats
-from streamexit.scheduling.methods import SCORER_FITS, find_method
+from streamexit.scheduling.methods import find_method, fit_scorer
 from streamexit.scheduling.policy import ExitPolicy, fit_policy
 from streamexit.scheduling.scorers import Scorer, score_all_exits
 from streamexit.scheduling.shares import GeometricShares
@@ -90,7 +90,7 @@ def compare(
             kind = find_method(name).scorer
             if (kind, seed) not in scorers:
                 begun = time.perf_counter()
-                scorer = SCORER_FITS[kind](evidence[seed], fractions, seed)
+                scorer = fit_scorer(kind, evidence[seed], fractions, seed)
                 scorers[kind, seed] = scorer, time.perf_counter() - begun
             scorer, taken = scorers[kind, seed]
             begun = time.perf_counter()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import signal
 import sys
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from streamexit.cli.making import BackendOption, DeviceOption, JsonOption, Preci
 if TYPE_CHECKING:
     from streamexit.exits import Budget
     from streamexit.models.pipeline import Pipeline
-    from streamexit.replay import Replay, StreamReport
+    from streamexit.playback import Replay, StreamReport
     from streamexit.sinks.video import VideoSink
     from streamexit.sources.source import Source
     from streamexit.wire.encoding import ResultEncoder
@@ -63,7 +62,7 @@ def replay(
     from streamexit.cli.app import print_json
     from streamexit.exits import Budget, ExitRecord
     from streamexit.models.pipeline import load_pipeline
-    from streamexit.replay import Replay
+    from streamexit.playback import Replay, open_recordings, stream_ids
     from streamexit.scheduling.policy import load_policy
     from streamexit.sinks.jsonl import JsonlSink
 
@@ -82,7 +81,7 @@ def replay(
             videos[record.frame.stream_id].write(record)
 
     run = Replay(
-        _open(sources, loaded, join=join),
+        open_recordings(sources, loaded, join=join),
         pipeline=loaded,
         policy=load_policy(loaded.policy_file(policy), loaded.costs.fractions),
         budget=amount,
@@ -101,7 +100,7 @@ def replay(
         if sink:
             stack.enter_context(contextlib.closing(sink))
         if drawings:
-            own = _open(sources, loaded, join=join, own_size=True)
+            own = open_recordings(sources, loaded, join=join, own_size=True)
             fraction = amount.as_fraction(loaded.costs)
             videos = _open_videos(stack, drawings, own, loaded, budget=fraction, window=window)
         run.run()
@@ -112,27 +111,6 @@ def replay(
     else:
         _show(streams, total, run.seconds)
     _exit(run, streams)
-
-
-def _open(
-    sources: list[str], pipeline: Pipeline, *, join: bool, own_size: bool = False
-) -> dict[str, Source]:
-    """Stream id -> source; with `join` one stream of all sources."""
-    from streamexit.sources.joined import JoinedSource
-    from streamexit.sources.opening import open_source
-
-    opened: list[Source] = [
-        open_source(
-            text,
-            preprocessing=pipeline.network.preprocessing,
-            labels=pipeline.labels,
-            own_size=own_size,
-        )
-        for text in sources
-    ]
-    if join:
-        return {"joined": JoinedSource(opened)}
-    return dict(zip(stream_ids(sources), opened, strict=True))
 
 
 def _encoder(
@@ -211,17 +189,6 @@ def _exit(run: Replay, streams: dict[str, StreamReport]) -> None:
         raise typer.Exit(EXIT_INTERRUPTED)
     if broken:
         raise typer.Exit(EXIT_BAD_INPUT)
-
-
-def stream_ids(sources: list[str]) -> list[str]:
-    """An id for each source, from its file name; numbered where two would be the same."""
-    ids: list[str] = []
-    for text in sources:
-        stem = Path(text.partition("?")[0]).stem or text
-        name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:56] or "stream"
-        candidates = (name, *(f"{name}-{n}" for n in range(2, len(sources) + 2)))
-        ids.append(next(c for c in candidates if c not in ids))
-    return ids
 
 
 def _as_json(report: StreamReport, seconds: float) -> dict[str, Any]:

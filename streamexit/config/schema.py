@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import available_timezones
 
@@ -366,6 +366,20 @@ class StreamSection(Section):
     """Frames between decoder and engine; a camera drops its oldest frame when it is full."""
 
 
+class SinkSection(BaseModel):
+    """A sink of an installed plugin; what stands beside `kind` are its own options."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    kind: str
+    """The name of the plugin's entry point in the group streamexit.sinks."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For its constructor."""
+        return self.model_extra or {}
+
+
 class AccessSection(Section):
     """What sources may reach."""
 
@@ -412,6 +426,8 @@ class NodeConfiguration(Section):
     http: HttpSection | None = None
     results_file: str | None = None
     """Also write every result to this JSONL file."""
+    sinks: list[SinkSection] = []
+    """Also give every result to these, which plugins bring along."""
     state_file: str | None = None
     """Where budgets that were changed at run time, and what was learned of the streams, are kept over a
     restart; relative to the configuration file."""

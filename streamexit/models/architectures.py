@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from streamexit.documents import did_you_mean
 from streamexit.errors import PipelineError
 from streamexit.models.network import MultiExitNetwork
+from streamexit.plugins import load_plugin, plugins
 from streamexit.preprocessing import Preprocessing
 
 ARCHITECTURES = {
@@ -28,8 +29,8 @@ def build_network(spec: dict[str, Any], preprocessing: Preprocessing) -> MultiEx
     """Build a network with fresh weights from a pipeline's `network` mapping.
 
     Args:
-        spec: `architecture` is a name from `ARCHITECTURES` or one's own "module:factory"; the
-            other keys are the factory's keyword arguments. `torchvision: resnet50` is short for
+        spec: `architecture` is a name from `ARCHITECTURES` or of an installed plugin, or one's own
+            "module:factory"; the other keys are the factory's keyword arguments. `torchvision: resnet50` is short for
             architecture torchvision_classification and that name.
         preprocessing: Passed to the factory.
 
@@ -52,16 +53,24 @@ def build_network(spec: dict[str, Any], preprocessing: Preprocessing) -> MultiEx
 
 
 def _find_factory(name: str) -> Callable[..., Any]:
-    module_name, colon, attribute = ARCHITECTURES.get(name, name).partition(":")
-    if not colon:
-        raise PipelineError(
-            f"network.architecture: {name!r} is unknown; {did_you_mean(name, ARCHITECTURES)}"
-            " (or name your own as module:factory)"
-        )
-    try:
-        factory = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise PipelineError(f"network.architecture: {name}: {error}") from error
+    installed = plugins("streamexit.networks")
+    if name in installed and name not in ARCHITECTURES:
+        factory = load_plugin("streamexit.networks", name)
+    else:
+        factory = _import(name, [*ARCHITECTURES, *installed])
     if not callable(factory):
         raise PipelineError(f"network.architecture: {name} is not callable")
     return cast("Callable[..., Any]", factory)
+
+
+def _import(name: str, known: Sequence[str]) -> object:
+    module_name, colon, attribute = ARCHITECTURES.get(name, name).partition(":")
+    if not colon:
+        raise PipelineError(
+            f"network.architecture: {name!r} is unknown; {did_you_mean(name, known)}"
+            " (or name your own as module:factory)"
+        )
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise PipelineError(f"network.architecture: {name}: {error}") from error

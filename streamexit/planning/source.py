@@ -12,8 +12,9 @@ from streamexit.config.schema import (
     StreamSection,
 )
 from streamexit.documents import Document
-from streamexit.errors import ConfigurationError, SourceError
+from streamexit.errors import ConfigurationError, PluginError, SourceError
 from streamexit.models.pipeline import Pipeline
+from streamexit.plugins import plugins
 from streamexit.sources.access import Access
 from streamexit.sources.addresses import (
     SCHEMES,
@@ -58,7 +59,7 @@ def plan_source(
     section = document.value.streams[i]
     try:
         return _plan(document, section, pipeline, gpu)
-    except SourceError as error:
+    except (SourceError, PluginError) as error:
         raise ConfigurationError(f"{document.where('streams', i, 'source')}: {error}") from error
     except _Misfit as misfit:
         raise ConfigurationError(f"{document.where('streams', i, misfit.key)}: {misfit}") from None
@@ -113,7 +114,7 @@ def plan_access(document: Document[NodeConfiguration]) -> Access:
         SourceError: A scheme that is none.
     """
     section, base = document.value.access, document.path.parent
-    known = {*SCHEMES, *WORDS}
+    known = {*SCHEMES, *WORDS, *plugins("streamexit.sources")}
     for scheme in section.schemes or []:
         if scheme not in known:
             raise SourceError(

@@ -16,6 +16,7 @@ from streamexit.documents import Document
 from streamexit.errors import BudgetError, ConfigurationError, PipelineError
 from streamexit.exits import Budget, CostTable
 from streamexit.models.pipeline import Pipeline, load_pipeline
+from streamexit.planning.sinks import check_sinks
 from streamexit.planning.source import plan_source
 from streamexit.scheduling.policy import ExitPolicy, load_policy
 from streamexit.scheduling.thresholds import ThresholdTable
@@ -61,6 +62,7 @@ def plan_streams(document: Document[NodeConfiguration]) -> list[PlannedStream]:
     Raises:
         ConfigurationError: Names file, line, key path, value and remedy.
     """
+    check_sinks(document)
     pipelines = load_pipelines(document)
     return [plan_stream(document, i, pipelines) for i in range(len(document.value.streams))]
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from streamexit.errors import PipelineError
+from streamexit.errors import PipelineError, PluginError
+from streamexit.plugins import load_plugin, plugins
 from streamexit.scheduling.eenet import EENetScorer, EENetShares, fit_eenet_scorer
 from streamexit.scheduling.evidence import Calibration
 from streamexit.scheduling.gate import GateScorer, fit_gates
@@ -106,11 +107,12 @@ def find_method(name: str) -> Method:
     if name in METHODS:
         return METHODS[name]
     scorer, plus, rule = name.partition("+")
-    if plus and scorer in SCORER_FITS and rule in SHARE_RULES:
+    scorers = [*SCORER_FITS, *plugins("streamexit.scorers")]
+    if plus and scorer in scorers and rule in SHARE_RULES:
         return Method(scorer, rule, "a combination")
     raise PipelineError(
         f"policy: {name!r} is unknown; known are {', '.join(METHODS)}, or a pair SCORER+RULE of "
-        f"{', '.join(SCORER_FITS)} and {', '.join(SHARE_RULES)}"
+        f"{', '.join(scorers)} and {', '.join(SHARE_RULES)}"
     )
 
 
@@ -119,12 +121,40 @@ def methods_for(*, branch: bool) -> list[str]:
     return [name for name, method in METHODS.items() if branch or method.scorer != "branch"]
 
 
+def fit_scorer(
+    name: str, calibration: Calibration, fractions: Sequence[float], seed: int
+) -> Scorer:
+    """Fit the scorer that `find_method` named.
+
+    Raises:
+        PluginError: A plugin is no scorer.
+    """
+    if name in SCORER_FITS:
+        return SCORER_FITS[name](calibration, fractions, seed)
+    return _plugin(name).fit(calibration, fractions, seed=seed)
+
+
 def build_scorer(kind: str, config: dict[str, Any]) -> Scorer:
     """Build a scorer again, without its weights.
 
     Raises:
         PipelineError: Unknown kind.
+        PluginError: A plugin is no scorer.
     """
-    if kind not in _KINDS:
-        raise PipelineError(f"policy.scorer: {kind!r} is unknown; known are {', '.join(_KINDS)}")
-    return _KINDS[kind](**config)
+    if kind not in _KINDS and kind not in plugins("streamexit.scorers"):
+        known = ", ".join([*_KINDS, *plugins("streamexit.scorers")])
+        raise PipelineError(
+            f"policy.scorer: {kind!r} is unknown; known are {known}. One of a plugin has to be installed"
+        )
+    return _KINDS[kind](**config) if kind in _KINDS else _plugin(kind)(**config)
+
+
+def _plugin(name: str) -> type[Scorer]:
+    scorer = load_plugin("streamexit.scorers", name)
+    if not (isinstance(scorer, type) and issubclass(scorer, Scorer)):
+        raise PluginError(f"streamexit.scorers: {name!r} is no class derived from Scorer")
+    if getattr(scorer, "kind", None) != name:
+        raise PluginError(
+            f"streamexit.scorers: the kind of {scorer.__name__} must be {name!r}, its entry point's name"
+        )
+    return scorer

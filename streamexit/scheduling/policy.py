@@ -13,7 +13,7 @@ from safetensors.torch import save as save_safetensors
 
 from streamexit.errors import DataError, PipelineError
 from streamexit.scheduling.evidence import Calibration
-from streamexit.scheduling.methods import SCORER_FITS, SHARE_RULES, build_scorer, find_method
+from streamexit.scheduling.methods import SHARE_RULES, build_scorer, find_method, fit_scorer
 from streamexit.scheduling.scorers import MaxProbability, Scorer, score_all_exits
 from streamexit.scheduling.thresholds import ThresholdTable, build_table
 
@@ -69,7 +69,7 @@ def fit_policy(
     if num_exits == 1:  # nothing to decide, whatever the method
         scorer, table = MaxProbability(), ThresholdTable(fractions, (), (), ())
     else:
-        scorer = scorer or SCORER_FITS[method.scorer](calibration, fractions, seed)
+        scorer = scorer or fit_scorer(method.scorer, calibration, fractions, seed)
         scores = score_all_exits(scorer, calibration).detach()
         rule = SHARE_RULES[method.share_rule](calibration, scores, fractions, seed)
         table = build_table(scores.double().numpy(), fractions, rule.rows())

@@ -7,6 +7,7 @@ N: rows, K: exits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,9 +28,24 @@ TIE_BREAK = 1e-3
 
 
 class Scorer(nn.Module):
-    """Maps the evidence at exit k to exit scores in [0, 1]."""
+    """Maps the evidence at exit k to exit scores in [0, 1].
+
+    Attributes:
+        kind: Its name in policy files; of a plugin, the name of its entry point.
+    """
 
     kind: str
+
+    @classmethod
+    def fit(cls, calibration: Calibration, fractions: Sequence[float], *, seed: int) -> Scorer:
+        """Make one for a network; one that learns overrides this, and `config` if it has arguments.
+
+        Args:
+            calibration: Evidence of all exits.
+            fractions: [K], cost of each exit as a share of the full network's.
+            seed: For random initial weights.
+        """
+        return cls()
 
     def score(self, k: int, evidence: Evidence) -> Tensor:
         """Exit scores [N] at exit k (from 0)."""

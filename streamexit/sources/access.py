@@ -67,6 +67,11 @@ class Access:
             )
         if address.kind in ("file", "images", "watch"):
             self.check_path(Path(address.location))
+        elif address.kind == "plugin" and self.schemes is None and self.roots is not None:
+            raise _refusal(
+                f"{address}: what {address.scheme} reads cannot be held to access.roots; "
+                f"name {address.scheme} in access.schemes to allow it all the same"
+            )
         elif address.kind in ("rtsp", "rtmp", "http", "hls", "tcp"):
             host = address.parts.hostname or ""
             try:

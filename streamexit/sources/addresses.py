@@ -10,11 +10,12 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from streamexit.documents import did_you_mean
 from streamexit.errors import SourceError
+from streamexit.plugins import load_plugin, plugins
 from streamexit.redact import redact
 
 Kind = Literal[
     "file", "stdin", "rtsp", "rtmp", "http", "hls", "udp", "tcp", "usb",
-    "images", "watch", "synthetic",
+    "images", "watch", "synthetic", "plugin",
 ]  # fmt: skip
 
 SCHEMES: dict[str, Kind] = {
@@ -118,6 +119,8 @@ class Address:
         """Whether the source goes on without us."""
         if self.kind in ("rtsp", "rtmp", "udp", "usb"):
             return True
+        if self.kind == "plugin":
+            return bool(load_plugin("streamexit.sources", self.scheme).live)
         if self.kind not in ONLY_FOR["live"]:
             return False
         if self.options.live is not None:
@@ -148,7 +151,8 @@ class Address:
 
     def __str__(self) -> str:
         """For people; without credentials."""
-        shown = f"{self.scheme}:{self.location}" if self.kind in WORDS.values() else self.location
+        words = (*WORDS.values(), "plugin")
+        shown = f"{self.scheme}:{self.location}" if self.kind in words else self.location
         return redact(shown)
 
 
@@ -158,7 +162,8 @@ def parse_address(
     """Read a source.
 
     Args:
-        text: A path, a URL of one of `SCHEMES`, a device, or one of `WORDS` with a colon.
+        text: A path, a URL of one of `SCHEMES`, a device, or one of `WORDS`, or the name of a plugin,
+            with a colon.
         options: Beyond it.
         base: Relative paths start here.
 
@@ -173,6 +178,9 @@ def parse_address(
 
 
 def _parse(text: str, options: SourceOptions, base: Path) -> Address:
+    name, colon, rest = text.partition(":")
+    if colon and name not in {**SCHEMES, **WORDS} and name in plugins("streamexit.sources"):
+        return Address("plugin", name, rest, options)
     if match := _SCHEME.match(text):
         return _parse_url(text, match.group(1).lower(), options, base)
     if text in ("-", "stdin"):
@@ -195,7 +203,8 @@ def _parse(text: str, options: SourceOptions, base: Path) -> Address:
 def _parse_url(text: str, scheme: str, options: SourceOptions, base: Path) -> Address:
     kind = SCHEMES.get(scheme)
     if kind is None:
-        raise _bad(text, f"scheme {scheme!r} is unknown; {did_you_mean(scheme, SCHEMES)}")
+        known = [*SCHEMES, *plugins("streamexit.sources")]
+        raise _bad(text, f"scheme {scheme!r} is unknown; {did_you_mean(scheme, known)}")
     if kind == "file":
         return Address("file", "file", str(base / text.removeprefix("file://")), options)
     parts = _split(text)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from streamexit.documents import did_you_mean
 from streamexit.errors import SourceError
+from streamexit.plugins import load_plugin
 from streamexit.preprocessing import Preprocessing
 from streamexit.sources.access import EVERYWHERE, Access
 from streamexit.sources.addresses import NO_OPTIONS, Address, SourceOptions, parse_address
@@ -56,6 +57,7 @@ def open_source(
     Raises:
         SourceError: `text` cannot be understood, or must not be reached.
         ConfigurationError: A GPU without what it takes.
+        PluginError: A plugin cannot be imported.
     """
     address = parse_address(text, options, base=base)
     access.check(address)
@@ -80,6 +82,8 @@ def open_source(
     if address.kind == "synthetic":
         generated = _synthetic(text, address.location, preprocessing, rate)
         return SampledSource(generated, sampling)
+    if address.kind == "plugin":
+        return SampledSource(_plugin(address, base, preprocessing, rate), sampling)
     if address.kind == "watch":
         return WatchedSource(
             Path(address.location),
@@ -89,6 +93,15 @@ def open_source(
             settle_seconds=options.settle_seconds,
         )
     return video(address)
+
+
+def _plugin(address: Address, base: Path, preprocessing: Preprocessing, rate: float) -> Source:
+    kind = load_plugin("streamexit.sources", address.scheme)
+    try:
+        source: Source = kind(address.location, base=base, preprocessing=preprocessing, rate=rate)
+    except (TypeError, ValueError, OSError) as error:
+        raise SourceError(f"{address}: {error}", reason="bad_source") from error
+    return source
 
 
 def _synthetic(

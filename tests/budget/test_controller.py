@@ -12,7 +12,7 @@ from streamexit.budget.controller import DEBT_SHARE, BudgetController, Passage
 from streamexit.budget.shadow import GRID
 from streamexit.budget.terms import Terms
 from streamexit.errors import BudgetError
-from streamexit.replay import worst_window_error
+from streamexit.playback import worst_window_error
 from streamexit.scheduling.thresholds import ThresholdTable
 from tests.budget.rig import COSTS, PATTERNS, TABLE, play, play_delayed, regimes, uniform
 

@@ -28,8 +28,8 @@ from streamexit.errors import ConfigurationError
 from streamexit.exits import Budget, ExitRecord
 from streamexit.models.pipeline import load_pipeline
 from streamexit.planning.streams import plan_streams
+from streamexit.playback import Replay
 from streamexit.prediction import VOID, Segmentation
-from streamexit.replay import Replay
 from streamexit.runtime import Node
 from streamexit.scheduling.methods import methods_for
 from streamexit.scheduling.policy import load_policy

@@ -8,10 +8,12 @@ batches, hence the same numbers, however the decode threads happen to run.
 from __future__ import annotations
 
 import heapq
+import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from streamexit.backends.opening import BackendOptions, open_backend
@@ -23,11 +25,13 @@ from streamexit.errors import InputError
 from streamexit.exits import DEFAULT_WINDOW, Budget, ExitRecord
 from streamexit.frame import Frame
 from streamexit.metrics import StreamCounters
-from streamexit.models.pipeline import Pipeline
+from streamexit.models.pipeline import Pipeline, load_pipeline
 from streamexit.prediction import Prediction
 from streamexit.queues import FrameBuffer
-from streamexit.scheduling.policy import ExitPolicy
+from streamexit.scheduling.policy import ExitPolicy, load_policy
+from streamexit.sources.joined import JoinedSource
 from streamexit.sources.life import StreamState
+from streamexit.sources.opening import open_source
 from streamexit.sources.reader import Reader
 from streamexit.sources.source import Source
 from streamexit.tasks.readout import Tally
@@ -308,6 +312,104 @@ class Replay:
             return None
         costs = [self._pipeline.costs.fractions[k] for k in exits]
         return worst_window_error(costs, self._terms.amount, self._terms.window)
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What `replay` found.
+
+    Attributes:
+        total: All streams together.
+        streams: Per stream.
+        seconds: That it took.
+    """
+
+    total: StreamReport
+    streams: dict[str, StreamReport]
+    seconds: float
+
+
+def replay(
+    sources: str | Sequence[str] | Mapping[str, Source],
+    *,
+    pipeline: str | Path | Pipeline,
+    budget: Budget | str,
+    policy: ExitPolicy | str | None = None,
+    window: int = DEFAULT_WINDOW,
+    strict: bool = False,
+    shadow: float = 0.0,
+    agreement: bool = False,
+    on_record: Callable[[ExitRecord], None] = lambda record: None,
+) -> Replayed:
+    """Play recordings through a pipeline at a budget: the same input gives the same answers.
+
+    Args:
+        sources: One or several as on the command line (files, images:FOLDER, synthetic:seed=1), or
+            stream id -> source. Each is a stream.
+        pipeline: A folder, or what `load_pipeline` returned.
+        budget: Of each stream; text as in "fraction=0.4".
+        policy: A name of the pipeline's; its default when left out.
+        window: Frames that a mean is taken over.
+        strict: No window may exceed the budget.
+        shadow: Share of the frames to estimate agreement from.
+        agreement: Compare every answer with the full network's.
+        on_record: Called with each answer, in frame order per stream.
+
+    Raises:
+        InputError: Something of it cannot be read or does not fit; its subclass says what.
+    """
+    loaded = pipeline if isinstance(pipeline, Pipeline) else load_pipeline(Path(pipeline))
+    if not isinstance(policy, ExitPolicy):
+        policy = load_policy(loaded.policy_file(policy), loaded.costs.fractions)
+    if not isinstance(sources, Mapping):
+        texts = [sources] if isinstance(sources, str) else list(sources)
+        sources = open_recordings(texts, loaded)
+    run = Replay(
+        dict(sources),
+        pipeline=loaded,
+        policy=policy,
+        budget=budget if isinstance(budget, Budget) else Budget.parse(budget),
+        window=window,
+        strict=strict,
+        shadow=shadow,
+        agreement=agreement,
+        on_record=on_record,
+    )
+    run.run()
+    return Replayed(run.total(), run.stream_reports(), run.seconds)
+
+
+def open_recordings(
+    sources: list[str], pipeline: Pipeline, *, join: bool = False, own_size: bool = False
+) -> dict[str, Source]:
+    """Stream id -> source; with `join` one stream of all sources.
+
+    Raises:
+        SourceError: One cannot be understood.
+    """
+    opened: list[Source] = [
+        open_source(
+            text,
+            preprocessing=pipeline.network.preprocessing,
+            labels=pipeline.labels,
+            own_size=own_size,
+        )
+        for text in sources
+    ]
+    if join:
+        return {"joined": JoinedSource(opened)}
+    return dict(zip(stream_ids(sources), opened, strict=True))
+
+
+def stream_ids(sources: list[str]) -> list[str]:
+    """An id for each source, from its file name; numbered where two would be the same."""
+    ids: list[str] = []
+    for text in sources:
+        stem = Path(text.partition("?")[0]).stem or text
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:56] or "stream"
+        candidates = (name, *(f"{name}-{n}" for n in range(2, len(sources) + 2)))
+        ids.append(next(c for c in candidates if c not in ids))
+    return ids
 
 
 def worst_window_error(costs: Sequence[float], budget: float, window: int) -> float | None:

@@ -1,0 +1,1 @@
+"""A network, a scorer, a source and a sink for streamexit; pyproject.toml says which is which."""
