@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from streamexit.models.network import MultiExitNetwork
+from streamexit.models.network import MultiExitNetwork, StageOutput
 from streamexit.prediction import Prediction
 from streamexit.preprocessing import Preprocessing
 from streamexit.scheduling.evidence import Calibration, concatenate
@@ -78,7 +78,8 @@ def exit_figures(
     """
     tallies = [task.tally() for _ in range(network.num_exits)]
     for images, labels in _batches(network, pictures, rows):
-        for predictions, label in zip(_run(network, task, images).predictions, labels, strict=True):
+        answered = _run(task, _outputs(network, images)).predictions
+        for predictions, label in zip(answered, labels, strict=True):
             for tally, prediction in zip(tallies, predictions, strict=True):
                 tally.add(prediction, label)
     return [tally.figures() for tally in tallies]
@@ -95,7 +96,20 @@ def read_exits(
         images: uint8 [N, H, W, 3].
         targets: [N]; None measures quality as agreement with the last exit.
     """
-    run = _run(network, task, images)
+    return read_outputs(task, _outputs(network, images), targets)
+
+
+def read_outputs(
+    task: Task, outputs: Sequence[StageOutput], targets: Sequence[Target] | None
+) -> ExitReadings:
+    """The same of what all exits of a network have said.
+
+    Args:
+        task: Reads the logits.
+        outputs: [K].
+        targets: [N]; None measures quality as agreement with the last exit.
+    """
+    run = _run(task, outputs)
     distribution = torch.stack([r.distribution for r in run.readouts], 1).cpu().clone()
     confidence = torch.stack([r.confidence for r in run.readouts], 1).cpu().clone()
     if targets is None:
@@ -130,19 +144,25 @@ class _Run(NamedTuple):
     predictions: list[list[Prediction]]
 
 
-def _run(network: MultiExitNetwork, task: Task, images: Tensor) -> _Run:
-    device = next(network.parameters()).device
+def _outputs(network: MultiExitNetwork, images: Tensor) -> list[StageOutput]:
+    with torch.inference_mode():
+        outputs: list[StageOutput] = network(images.to(next(network.parameters()).device))
+    return outputs
+
+
+def _run(task: Task, outputs: Sequence[StageOutput]) -> _Run:
     carry: Tensor | None = None
     readouts, branches = [], []
     with torch.inference_mode():
-        for output in network(images.to(device)):
+        for output in outputs:
             readouts.append(task.read(output.logits, carry))
             carry = readouts[-1].carry
             if output.confidence is not None:
                 branches.append(output.confidence.float())
         answers = [to_host(r.answer) for r in readouts]
         predictions = [
-            [task.prediction(answer, row) for answer in answers] for row in range(len(images))
+            [task.prediction(answer, row) for answer in answers]
+            for row in range(len(outputs[0].logits))
         ]
     return _Run(readouts, branches, predictions)
 

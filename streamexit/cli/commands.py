@@ -9,7 +9,7 @@ from streamexit.cli.making import fit, quantise, train
 from streamexit.cli.node import check, run
 from streamexit.cli.profiling import profile
 from streamexit.cli.replaying import replay
-from streamexit.cli.tracing import compare, record
+from streamexit.cli.tracing import compare, import_logits, record
 from streamexit.cli.watching import watch
 
 __all__ = ["app"]
@@ -24,6 +24,7 @@ for command in (
     train,
     fit,
     record,
+    import_logits,
     compare,
     profile,
     quantise,

@@ -13,6 +13,7 @@ from streamexit.cli.making import DeviceOption, JsonOption
 if TYPE_CHECKING:
     from streamexit.calibration.outcomes import Comparison, Outcome
     from streamexit.calibration.record import Recording
+    from streamexit.calibration.trace import Trace
     from streamexit.models.pipeline import Pipeline
 
 DEFAULT_BUDGETS = "0.3,0.4,0.5,0.6,0.7,0.8"
@@ -35,7 +36,6 @@ def record(
     """Record a trace: what every exit says about every frame, to compare policies on."""
     from streamexit.backends.devices import pick_device
     from streamexit.calibration.record import record_trace
-    from streamexit.cli.app import print_json
     from streamexit.models.pipeline import load_pipeline
 
     loaded = load_pipeline(pipeline)
@@ -47,22 +47,48 @@ def record(
         out,
         device=pick_device(device),
     )
+    _report(trace, json, dropped=len(dropped))
+
+
+def _report(trace: Trace, json: bool, **more: int) -> None:
+    from streamexit.cli.app import print_json
+
     report = {
-        "trace": str(out),
+        "trace": str(trace.path),
         "frames": len(trace),
-        "dropped": len(dropped),
+        **more,
         "streams": list(trace.header.streams),
         "kind": trace.header.kind,
         "label_source": trace.header.label_source,
         "accuracy_per_exit": [round(a, 4) for a in trace.quality.mean(0).tolist()],
         "cost_per_exit": [round(f, 4) for f in trace.header.costs.fractions],
-        "bytes": out.stat().st_size,
+        "bytes": trace.path.stat().st_size,
     }
     if json:
         print_json(report)
         return
     for key, value in report.items():
         typer.echo(f"{key}: {value}")
+
+
+def import_logits(
+    logits: Annotated[Path, typer.Argument(help="A .npy of shape [frames, exits, classes].")],
+    costs: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated, one per exit, rising: GFLOPs, or shares of the last's."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The trace to write, an .npz.")],
+    labels: Annotated[
+        Path | None, typer.Option(help="A .npy of [frames] classes; else the last exit is right.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Make a trace of logits that some other program has written, to compare policies on it."""
+    from streamexit.calibration.logits import trace_logits
+
+    _report(trace_logits(logits, labels, _numbers(costs, "--costs"), out), json)
 
 
 def _open(pipeline: Pipeline, data: list[str], root: Path | None, dropped: list[str]) -> Recording:
@@ -110,7 +136,7 @@ def compare(
     from streamexit.cli.app import print_json
     from streamexit.scheduling.methods import methods_for
 
-    wanted = _numbers(budgets)
+    wanted = sorted(set(_numbers(budgets, "--budgets")))
     fitted_on = Trace.open(calibration) if calibration else None
     if plot:
         check_drawable(plot)
@@ -139,13 +165,13 @@ def compare(
         )
 
 
-def _numbers(text: str) -> list[float]:
-    from streamexit.errors import BudgetError
+def _numbers(text: str, option: str) -> list[float]:
+    from streamexit.errors import InputError
 
     try:
-        return sorted({float(part) for part in text.split(",")})
+        return [float(part) for part in text.split(",")]
     except ValueError as error:
-        raise BudgetError(f"--budgets: {text!r} is not of the form 0.3,0.5,0.8") from error
+        raise InputError(f"{option}: {text!r} is not of the form 0.3,0.5,0.8") from error
 
 
 def _show(comparison: Comparison) -> None:
