@@ -150,12 +150,13 @@ class Pipeline:
         return self.policies[wanted]
 
 
-def load_pipeline(folder: Path) -> Pipeline:
+def load_pipeline(folder: str | Path) -> Pipeline:
     """Load and check a pipeline folder.
 
     Raises:
         PipelineError: Anything missing, altered or mismatched; the message says what to do.
     """
+    folder = Path(folder)
     if not (folder / FILE).is_file():
         raise PipelineError(f"{folder}: no {FILE} here; is this a pipeline folder?")
     document = load_document(folder / FILE, PipelineFile, error=PipelineError)
@@ -189,16 +190,27 @@ def load_pipeline(folder: Path) -> Pipeline:
 
 
 def save_pipeline(
-    folder: Path,
+    folder: str | Path,
     *,
     name: str,
     task: dict[str, Any],
     network_spec: dict[str, Any],
     network: MultiExitNetwork,
-    labels: tuple[str, ...],
-    calibration: dict[str, Any] | None,
+    labels: Sequence[str],
+    calibration: dict[str, Any] | None = None,
 ) -> None:
-    """Write a folder that `load_pipeline` reads: weights, cost table, checksums; no policies yet."""
+    """Write a folder that `load_pipeline` reads: weights, cost table, checksums; no policies yet.
+
+    Args:
+        folder: Made if need be.
+        name: Of the pipeline, on the wire.
+        task: {"kind": "classification"} or {"kind": "segmentation"}, with the task's options.
+        network_spec: What builds the network again; see `build_network`.
+        network: In eval mode; its weights are kept, its costs counted.
+        labels: Class names in index order.
+        calibration: Which pictures `fit` takes: {"dataset": ..., "root": ...}; see a recipe's `data`.
+    """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     save_file(state, folder / WEIGHTS)
