@@ -26,6 +26,7 @@ from streamexit.exits import DEFAULT_WINDOW, Budget, ExitRecord
 from streamexit.frame import Frame
 from streamexit.metrics import StreamCounters
 from streamexit.models.pipeline import Pipeline, load_pipeline
+from streamexit.models.shipped import find_pipeline
 from streamexit.prediction import Prediction
 from streamexit.queues import FrameBuffer
 from streamexit.scheduling.policy import ExitPolicy, load_policy
@@ -346,7 +347,7 @@ def replay(
     Args:
         sources: One or several as on the command line (files, images:FOLDER, synthetic:seed=1), or
             stream id -> source. Each is a stream.
-        pipeline: A folder, or what `load_pipeline` returned.
+        pipeline: A folder, the name of one that ships, or what `load_pipeline` returned.
         budget: Of each stream; text as in "fraction=0.4".
         policy: A name of the pipeline's; its default when left out.
         window: Frames that a mean is taken over.
@@ -358,7 +359,7 @@ def replay(
     Raises:
         InputError: Something of it cannot be read or does not fit; its subclass says what.
     """
-    loaded = pipeline if isinstance(pipeline, Pipeline) else load_pipeline(Path(pipeline))
+    loaded = pipeline if isinstance(pipeline, Pipeline) else load_pipeline(find_pipeline(pipeline))
     if not isinstance(policy, ExitPolicy):
         policy = load_policy(loaded.policy_file(policy), loaded.costs.fractions)
     if not isinstance(sources, Mapping):

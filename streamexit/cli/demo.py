@@ -51,7 +51,7 @@ def demo(
 
     seconds = duration_option(duration)
     sources, said = demo_sources(clips or [])
-    folders, missing = shipped_pipelines()
+    folders, missing = demo_pipelines()
     said = "\n".join(filter(None, (said, missing)))
     if not json:
         console.print(said)
@@ -129,16 +129,12 @@ def demo_node(
     return Node(document, on_problem=on_problem, on_preparation=prepare)
 
 
-def shipped_pipelines() -> tuple[dict[str, Path], str]:
-    """Name -> folder of the pipelines that are here, and a sentence on what is not.
+def demo_pipelines() -> tuple[dict[str, Path], str]:
+    """Name -> folder of those that the demo shows and that are here, and a sentence on what is not."""
+    from streamexit.models.shipped import shipped_pipelines
 
-    In the wheel they lie in the package, in a checkout beside it. The wheel has no street scenes,
-    because those weights come from data that may not be used commercially.
-    """
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "pipelines"
-    room = inside if inside.is_dir() else package.parent / "pipelines"
-    folders = {name: room / name for name in (OBJECTS, SCENES) if (room / name).is_dir()}
+    shipped = shipped_pipelines()
+    folders = {name: shipped[name] for name in (OBJECTS, SCENES) if name in shipped}
     if SCENES in folders:
         return folders, ""
     return folders, (

@@ -24,9 +24,10 @@ def profile(
     from streamexit.backends.opening import BackendOptions, measure_profile, profile_file
     from streamexit.cli.app import console, print_json
     from streamexit.models.pipeline import load_pipeline
+    from streamexit.models.shipped import find_pipeline
     from streamexit.scheduling.policy import load_policy
 
-    loaded = load_pipeline(pipeline)
+    loaded = load_pipeline(find_pipeline(pipeline))
     options = BackendOptions(backend, device, precision, max_batch=max_batch).resolve()
     scorer = load_policy(loaded.policy_file(policy), loaded.costs.fractions).scorer
     found = measure_profile(loaded, scorer, options)

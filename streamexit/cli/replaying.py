@@ -28,7 +28,7 @@ def replay(
     sources: Annotated[
         list[str], typer.Argument(help="Video files, images:FOLDER_OR_ZIP, synthetic:seed=1.")
     ],
-    pipeline: Annotated[Path, typer.Option(help="Pipeline folder.")],
+    pipeline: Annotated[Path, typer.Option(help="Pipeline folder, or the name of one that ships.")],
     budget: Annotated[
         str, typer.Option(help="fraction=0.4, gflops_per_frame=0.03, gflops_per_second=1.")
     ],
@@ -62,6 +62,7 @@ def replay(
     from streamexit.cli.app import print_json
     from streamexit.exits import Budget, ExitRecord
     from streamexit.models.pipeline import load_pipeline
+    from streamexit.models.shipped import find_pipeline
     from streamexit.playback import Replay, open_recordings, stream_ids
     from streamexit.scheduling.policy import load_policy
     from streamexit.sinks.jsonl import JsonlSink
@@ -69,7 +70,7 @@ def replay(
     amount = Budget.parse(budget)
     names = ["joined"] if join else stream_ids(sources)
     drawings = _video_files(video, names, sources, amount) if video else {}
-    loaded = load_pipeline(pipeline)
+    loaded = load_pipeline(find_pipeline(pipeline))
     encode = _encoder(loaded, mask, out)
     sink: JsonlSink | None = None
     videos: dict[str, VideoSink] = {}

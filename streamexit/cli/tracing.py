@@ -20,7 +20,9 @@ DEFAULT_BUDGETS = "0.3,0.4,0.5,0.6,0.7,0.8"
 
 
 def record(
-    pipeline: Annotated[Path, typer.Argument(help="Pipeline folder.")],
+    pipeline: Annotated[
+        Path, typer.Argument(help="Pipeline folder, or the name of one that ships.")
+    ],
     data: Annotated[
         list[str],
         typer.Argument(
@@ -37,8 +39,9 @@ def record(
     from streamexit.backends.devices import pick_device
     from streamexit.calibration.record import record_trace
     from streamexit.models.pipeline import load_pipeline
+    from streamexit.models.shipped import find_pipeline
 
-    loaded = load_pipeline(pipeline)
+    loaded = load_pipeline(find_pipeline(pipeline))
     dropped: list[str] = []
     recording = _open(loaded, data, root, dropped)
     trace = record_trace(

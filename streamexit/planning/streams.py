@@ -16,6 +16,7 @@ from streamexit.documents import Document
 from streamexit.errors import BudgetError, ConfigurationError, PipelineError
 from streamexit.exits import Budget, CostTable
 from streamexit.models.pipeline import Pipeline, load_pipeline
+from streamexit.models.shipped import find_pipeline
 from streamexit.planning.sinks import check_sinks
 from streamexit.planning.source import plan_source
 from streamexit.scheduling.policy import ExitPolicy, load_policy
@@ -77,7 +78,7 @@ def load_pipelines(document: Document[NodeConfiguration]) -> dict[str, Pipeline]
     pipelines: dict[str, Pipeline] = {}
     for name, folder in document.value.pipelines.items():
         try:
-            pipelines[name] = load_pipeline(document.path.parent / folder)
+            pipelines[name] = load_pipeline(find_pipeline(folder, document.path.parent))
         except PipelineError as error:
             raise ConfigurationError(f"{document.where('pipelines', name)}: {error}") from error
     _check_quantised(document, pipelines.values())
