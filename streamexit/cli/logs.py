@@ -7,7 +7,6 @@ import logging
 from typing import Literal
 
 from streamexit.redact import redact
-from streamexit.wire.messages import timestamp
 
 LogFormat = Literal["console", "json"]
 
@@ -31,6 +30,8 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """See `logging.Formatter`."""
+        from streamexit.wire.messages import timestamp  # here, because pydantic takes its time
+
         event = {
             "at": timestamp(record.created),
             "level": record.levelname.lower(),

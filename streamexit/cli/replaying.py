@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 import typer
 
 from streamexit.cli.formats import plain_table, stacked
@@ -162,6 +161,8 @@ def _open_videos(
     window: int,
 ) -> dict[str, VideoSink]:
     """A video for each stream, each drawn on pictures that are decoded a second time for it."""
+    import numpy as np
+
     from streamexit.drawing import Annotator
     from streamexit.sinks.video import VideoSink
 

@@ -10,9 +10,6 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
-
-from streamexit.wire.messages import Result
 
 DEFAULT_TOPIC = "streamexit/+/stream/+/result"
 
@@ -86,6 +83,10 @@ def _decode(payload: bytes) -> Any:
 
 
 def _readable(topic: str, content: Any) -> str:
+    from pydantic import ValidationError
+
+    from streamexit.wire.messages import Result
+
     try:
         result = Result.model_validate(content)
     except ValidationError:
