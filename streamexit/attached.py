@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 
 from streamexit.budget.controller import BudgetStatus
 from streamexit.budget.terms import Terms
+from streamexit.config.schema import StreamSection
 from streamexit.engine.worker import Feed
 from streamexit.exits import ExitRecord
 from streamexit.frame import Decoder, Media
@@ -68,6 +69,7 @@ class AttachedStream:
 
     Attributes:
         plan: See `PlannedStream`.
+        section: Of the configuration, as it was last read.
         counters: Shared with reader and engine.
         buffer: Between them.
         reader: Of its source.
@@ -92,6 +94,7 @@ class AttachedStream:
     """
 
     plan: PlannedStream
+    section: StreamSection
     counters: StreamCounters
     buffer: FrameBuffer
     reader: Reader
@@ -115,6 +118,17 @@ class AttachedStream:
     added: bool = False
     _ticked: tuple[float, int] = (0.0, 0)
 
+    @property
+    def id(self) -> str:
+        """Of the stream."""
+        return self.section.id
+
+    @property
+    def frame_rate(self) -> float | None:
+        """Frames per second that are analysed at most, now."""
+        asked = self.demand.sampling
+        return asked.frame_rate if asked else self.section.frame_rate
+
     def look_after_source(self, now: float) -> None:
         """Let the reader do what is due; `now` is Unix time, for the schedule."""
         if self.finished:
@@ -122,7 +136,7 @@ class AttachedStream:
         unwanted = self.schedule.why_not(now)
         if unwanted and self.state.state != "disabled":
             reason, why = unwanted
-            self.reader.disable(reason, f"stream {self.plan.section.id}: {why}")
+            self.reader.disable(reason, f"stream {self.id}: {why}")
         elif not unwanted and self.state.state == "disabled":
             self.reader.enable()
         self.reader.tick()
@@ -176,7 +190,7 @@ class AttachedStream:
     def status(self) -> Status:
         """The status message."""
         return Status(
-            stream=self.plan.section.id,
+            stream=self.id,
             state=self.state.state,
             reason=self.state.reason,
             message=self.state.message,
@@ -200,7 +214,7 @@ class AttachedStream:
         per_second = terms.amount * costs.full if terms.per == "second" else None
         spent = status.per_second
         return Budget(
-            stream=self.plan.section.id,
+            stream=self.id,
             state=status.state,
             policy=self.plan.policy.name,
             target_fraction=status.target,

@@ -46,7 +46,6 @@ class Governed:
     Attributes:
         stream: It.
         lane: Its lane in the engine.
-        section: Of the configuration, as it was last read.
         budget: As it was asked for, now.
         terms: As it is held, now.
         rate: Frames per second that come, answered or not, since the device was last shared out.
@@ -58,7 +57,6 @@ class Governed:
 
     stream: AttachedStream
     lane: StreamLane
-    section: StreamSection
     budget: Budget
     terms: Terms
     rate: float
@@ -110,9 +108,7 @@ class Governor:
             Why it may not run; empty if it may.
         """
         plan = stream.plan
-        governed = Governed(
-            stream, lane, plan.section, plan.budget, plan.terms, _declared_rate(plan.section)
-        )
+        governed = Governed(stream, lane, plan.budget, plan.terms, _declared_rate(plan.section))
         self._streams[plan.section.id] = governed
         kept = self._kept.get(plan.section.id)
         if kept:
@@ -134,10 +130,6 @@ class Governor:
     def budget(self, stream_id: str) -> Budget:
         """A stream's budget, as it was asked for."""
         return self._streams[stream_id].budget
-
-    def section(self, stream_id: str) -> StreamSection:
-        """A stream as it was last configured."""
-        return self._streams[stream_id].section
 
     def _remember(self, governed: Governed, kept: Mapping[str, Any], now: float) -> None:
         plan = governed.stream.plan
@@ -182,7 +174,7 @@ class Governor:
         governed = self._streams.get(stream_id)
         if governed is None:
             raise BudgetError(f"stream {stream_id!r} is unknown; there are {list(self._streams)}")
-        self._change(governed, governed.section, budget, cause, now)
+        self._change(governed, governed.stream.section, budget, cause, now)
 
     def take_over(self, section: StreamSection, *, now: float) -> None:
         """Budget and window of a stream, from a configuration that was read again.
@@ -191,10 +183,9 @@ class Governor:
             BudgetError: See `set_budget`.
         """
         governed = self._streams[section.id]
-        if _held(section) != _held(governed.section):
+        if _held(section) != _held(governed.stream.section):
             budget = section.budget.build()
             self._change(governed, section, budget, "the configuration was read again", now)
-            governed.section = section
 
     def _change(
         self, governed: Governed, section: StreamSection, budget: Budget, cause: str, now: float
@@ -229,7 +220,7 @@ class Governor:
     def _say(self, governed: Governed, change: str, now: float) -> None:
         """Every change is told, and in the budget's message, with its cause."""
         governed.view = replace(governed.view, last_change=change, changed_at=timestamp(now))
-        self._on_change(governed.stream.plan.section.id, change)
+        self._on_change(governed.stream.id, change)
 
     # --- what is lost ---------------------------------------------------------------------------
 
@@ -381,7 +372,7 @@ class Governor:
 
 def _memory(governed: Governed) -> dict[str, Any]:
     return {
-        "configured": _as_json(governed.section.budget.build()),
+        "configured": _as_json(governed.stream.section.budget.build()),
         "budget": _as_json(governed.budget),
         "made_by": _made_by(governed),
         "memory": governed.lane.controller.memory(),

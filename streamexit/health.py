@@ -28,7 +28,7 @@ class Pulse:
 
 
 class Health:
-    """Follows a node's pulse. Call `look` about once a second.
+    """Follows a node's pulse. Call `look` about twice a second, from when the node runs.
 
     Attributes:
         stuck: Why frames come in and no answers come out; empty if they do. Only a restart helps.
@@ -37,7 +37,7 @@ class Health:
 
     def __init__(self) -> None:
         self.stuck = ""
-        self.not_ready = "it has not run for a second yet"
+        self.not_ready = "it has just been started"
         self._last: Pulse | None = None
         self._unanswered_since: float | None = None
         self._unsent_since: float | None = None
@@ -45,7 +45,10 @@ class Health:
 
     def look(self, pulse: Pulse, now: float) -> None:
         """Take account of the pulse at `now`, monotonic seconds."""
-        last, self._last = self._last or pulse, pulse
+        if self._last is None:  # what moves shows at the second look
+            self._last = pulse
+            return
+        last, self._last = self._last, pulse
         nothing_open = pulse.frames <= pulse.answered
         if pulse.answered != last.answered or nothing_open:
             self._unanswered_since = None

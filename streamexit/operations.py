@@ -114,9 +114,8 @@ class NodeOperations:
 
     def described(self, stream: AttachedStream) -> dict[str, Any]:
         """A stream with everything that there is to say of it; no secrets."""
-        section = stream.plan.section
+        section = stream.section
         budget = self.reporter.budget(section.id)
-        sampling = stream.demand.sampling
         exits = range(len(stream.plan.costs.per_exit))
         return {
             "id": section.id,
@@ -125,7 +124,7 @@ class NodeOperations:
             "policy": stream.plan.policy.name,
             "exits": len(exits),
             "enabled": stream.schedule.enabled,
-            "frame_rate": sampling.frame_rate if sampling else section.frame_rate,
+            "frame_rate": stream.frame_rate,
             "added": stream.added,
             "status": stream.status().model_dump(mode="json"),
             "budget": budget.model_dump(mode="json") if budget else None,
@@ -145,7 +144,7 @@ class NodeOperations:
     async def _add_stream(self, command: wire.AddStream, cause: str) -> dict[str, Any]:
         section = parse_section(command.stream, "stream")
         present = self.roster.streams.get(section.id)
-        if present is not None and present.plan.section != section:
+        if present is not None and present.section != section:
             raise CommandError(
                 "conflict",
                 f"stream.id: {section.id!r} is another stream already; remove that first",
@@ -236,14 +235,14 @@ class NodeOperations:
 
     def _kept_budget(self, stream: AttachedStream, command: wire.SetBudget) -> dict[str, Any]:
         """As in a configuration file, with what else is said of it there."""
-        held = self._governor.section(stream.plan.section.id).budget
+        held = stream.section.budget
         rest = {"strict", "floor", "cap"} & held.model_fields_set
         return {**command.budget, **{name: getattr(held, name) for name in sorted(rest)}}
 
     async def _set_frame_rate(self, command: wire.SetFrameRate, cause: str) -> dict[str, Any]:
         stream = self._stream(command.stream)
-        self._check_frame_rate(stream.plan.section)
-        now = self.described(stream)["frame_rate"]
+        self._check_frame_rate(stream.section)
+        now = stream.frame_rate
         if now != command.frame_rate:
             self.roster.set_frame_rate(stream, command.frame_rate)
             rate = f"{command.frame_rate:g}" if command.frame_rate else "all"
@@ -307,7 +306,7 @@ class NodeOperations:
 
     def _needs_opening(self, stream: AttachedStream, section: StreamSection) -> bool:
         """Whether something differs that cannot change while the source is read."""
-        now = stream.plan.section
+        now = stream.section
         if not stream.plan.source.live and stream.schedule.enabled != section.enabled:
             return True
         return _without(now, RELOADED) != _without(section, RELOADED)
@@ -321,11 +320,12 @@ class NodeOperations:
                 continue
             try:
                 self._governor.take_over(section, now=time.time())
+                stream.section = section
             except BudgetError as error:
                 problems.append(f"{section.id}: {error}")
             if stream.plan.source.live:
                 self.roster.set_enabled(stream, section.enabled)
-            if self.described(stream)["frame_rate"] != section.frame_rate:
+            if stream.frame_rate != section.frame_rate:
                 self.roster.set_frame_rate(stream, section.frame_rate)
         return problems
 
@@ -367,7 +367,7 @@ class NodeOperations:
         state = stream.state
         raise CommandError(
             "unavailable",
-            f"stream {stream.plan.section.id!r} has no picture now: {state.state} "
+            f"stream {stream.id!r} has no picture now: {state.state} "
             f"{state.message or state.reason}".strip(),
         )
 

@@ -193,7 +193,7 @@ class Roster:
     def set_frame_rate(self, stream: AttachedStream, frame_rate: float | None) -> None:
         """Have at most so many frames per second analysed; all for None."""
         stream.demand.sampling = Sampling(frame_rate)
-        if stream.plan.section.decode == "process":  # it is told at each opening
+        if stream.section.decode == "process":  # it is told at each opening
             stream.reader.reopen()
 
     async def _on_engine(self, work: Callable[[], Result]) -> Result:
@@ -261,21 +261,22 @@ class Roster:
             cost_unit=plan.costs.unit,
         )
         return AttachedStream(
-            plan,
-            counters,
-            buffer,
-            reader,
-            Schedule(section.enabled, section.active_hours or (), self._timezone),
-            encode,
-            Feed(lane, buffer, section.weight),
-            demand,
-            Thinning(_rule(section)),
+            plan=plan,
+            section=section,
+            counters=counters,
+            buffer=buffer,
+            reader=reader,
+            schedule=Schedule(section.enabled, section.active_hours or (), self._timezone),
+            encode=encode,
+            feed=Feed(lane, buffer, section.weight),
+            demand=demand,
+            thinning=Thinning(_rule(section)),
             since=time.time(),
         )
 
     def _enter(self, stream: AttachedStream) -> str:
         """Into the books; why it may not run, if it may not."""
-        self.streams[stream.plan.section.id] = stream
+        self.streams[stream.id] = stream
         return self._governor.attach(stream, stream.feed.lane, time.time())
 
     def _begin(self, stream: AttachedStream) -> None:

@@ -29,8 +29,10 @@ LONG = PATIENCE_SECONDS + 3
 
 
 def test_a_node_that_has_just_begun_is_not_ready() -> None:
-    """And is, after its first second."""
+    """And is, once it has been looked at twice: one look shows no movement."""
     patient = Patient()
+    assert patient.health.not_ready
+    patient.live(1, come=10, leave=10)
     assert patient.health.not_ready
     patient.live(1, come=10, leave=10)
     assert patient.health.not_ready == ""

@@ -180,7 +180,7 @@ class TraceWriter:
 
     Args:
         path: The .npz to write.
-        header: See `TraceHeader`; `close` takes the final one if streams were found on the way.
+        header: See `TraceHeader`.
     """
 
     def __init__(self, path: Path, header: TraceHeader) -> None:

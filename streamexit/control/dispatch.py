@@ -89,6 +89,10 @@ class Dispatcher:
             return self._fault(verb, "internal", what, transaction)
         return Response(node=self._node, verb=verb, status="ok", data=data, transaction=transaction)
 
+    def refuse(self, verb: str, error: CommandError) -> Response:
+        """The response to a command that is none."""
+        return self._fault(verb, error.code, str(error), None)
+
     async def _in_turn(self, verb: str, command: Command, cause: str) -> Any:
         if verb in HARMLESS:
             return await self._operations.carry_out(verb, command, cause=cause)

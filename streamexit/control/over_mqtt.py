@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from streamexit.control.dispatch import LARGEST, Dispatcher
+from streamexit.errors import CommandError
 from streamexit.wire.topics import Request, Setting, Topics
 
 log = logging.getLogger(__name__)
@@ -73,18 +74,26 @@ class MqttCommands:
         response_topic: str | None,
         correlation: bytes | None,
     ) -> None:
-        verb, content = (
-            (asked.verb, payload) if isinstance(asked, Request) else _of_setting(asked, payload)
-        )
-        response = await self._dispatcher.answer(verb, content, cause="MQTT", allowed=self._allowed)
+        content: bytes | dict[str, Any] = payload
+        verb = asked.verb if isinstance(asked, Request) else f"set_{asked.name}"
+        try:
+            if isinstance(asked, Setting):
+                verb, content = _of_setting(asked, payload)
+            response = await self._dispatcher.answer(
+                verb, content, cause="MQTT", allowed=self._allowed
+            )
+        except CommandError as error:
+            response = self._dispatcher.refuse(verb, error)
         topic = self._topics.response(_as_level(verb))
         if response_topic and _may_be_published_to(response_topic):
             topic = response_topic
         self._reply(topic, response.encode(), correlation)
 
 
-def _of_setting(asked: Setting, payload: bytes) -> tuple[str, Any]:
+def _of_setting(asked: Setting, payload: bytes) -> tuple[str, bytes | dict[str, Any]]:
     """`stream/<id>/<name>/set` as the command that it is short for."""
+    if len(payload) > LARGEST:
+        return f"set_{asked.name}", payload  # which the dispatcher then says
     content = _value(payload)
     if asked.name == "budget":
         return "set_budget", {"stream": asked.stream, "budget": content}
@@ -95,13 +104,11 @@ def _of_setting(asked: Setting, payload: bytes) -> tuple[str, Any]:
         verb = SWITCH.get(str(content).strip().lower())
         if verb:
             return verb, {"stream": asked.stream}
-        return "enable_stream", {"stream": asked.stream, "ON or OFF": content}
+        raise CommandError("bad_request", f"enabled: write ON or OFF, not {str(content)[:40]!r}")
     return f"set_{asked.name}", {"stream": asked.stream}
 
 
 def _value(payload: bytes) -> Any:
-    if len(payload) > LARGEST:
-        return "too large"
     text = payload.decode("utf-8", "replace")
     try:
         return json.loads(text)

@@ -65,7 +65,7 @@ class StreamLane:
 
     Attributes:
         stream_id: Which.
-        pipeline: Index of its pipeline lane.
+        pipeline: Its pipeline's lane.
         controller: Decides who leaves.
         counters: Shared with the stream's source.
         costs: What its records say of an exit: the pipeline's, or those of the device.

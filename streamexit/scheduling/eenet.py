@@ -94,21 +94,24 @@ class EENetScorer(Scorer):
         return dict(self._config)
 
 
+HIDDEN_SHARE = 0.5
+"""Hidden units per input of h (rho in the paper; 0.5 for pictures)."""
+
+
 class ExitAssigner(nn.Module):
     """h: from everything known of a frame to a distribution over exits, by stick-breaking.
 
     Args:
         widths: Input size at each of the first K - 1 exits.
-        hidden_share: Hidden units per input (rho; 0.5 for pictures).
     """
 
-    def __init__(self, widths: Sequence[int], *, hidden_share: float = 0.5) -> None:
+    def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
         self.exits = nn.ModuleList(
             nn.Sequential(
-                nn.Linear(width, max(1, int(hidden_share * width))),
+                nn.Linear(width, max(1, int(HIDDEN_SHARE * width))),
                 nn.Sigmoid(),
-                nn.Linear(max(1, int(hidden_share * width)), 1),
+                nn.Linear(max(1, int(HIDDEN_SHARE * width)), 1),
             )
             for width in widths
         )

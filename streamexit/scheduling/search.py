@@ -45,6 +45,8 @@ PRICES = np.geomspace(0.003, 3.0, 24)
 
 MAX_SWEEPS = 8
 LOGIT_LIMIT = 12.0
+RIDGE = 1.0
+"""Penalty on each weight of a regression, in units of frames' log-likelihood."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class SearchShares:
         return np.array([np.interp(budget, cost, column) for column in columns])
 
 
-def expected_quality(scores: Floats, quality: Floats, *, ridge: float = 1.0) -> Floats:
+def expected_quality(scores: Floats, quality: Floats) -> Floats:
     """Chance that exit k is right given the scores at exits up to k: logistic regression.
 
     On the logits of the scores and their squares, by Newton's method with a ridge penalty.
@@ -141,7 +143,6 @@ def expected_quality(scores: Floats, quality: Floats, *, ridge: float = 1.0) -> 
     Args:
         scores: [N, K].
         quality: [N, K].
-        ridge: Penalty on each weight, in units of frames' log-likelihood.
 
     Returns:
         [N, K] in (0, 1).
@@ -157,8 +158,8 @@ def expected_quality(scores: Floats, quality: Floats, *, ridge: float = 1.0) -> 
         weights = np.zeros(x.shape[1])
         for _ in range(25):
             p = _sigmoid(x @ weights)
-            curvature = (x * (p * (1 - p))[:, None]).T @ x + ridge * np.eye(len(weights))
-            step = np.linalg.solve(curvature, x.T @ (quality[:, k] - p) - ridge * weights)
+            curvature = (x * (p * (1 - p))[:, None]).T @ x + RIDGE * np.eye(len(weights))
+            step = np.linalg.solve(curvature, x.T @ (quality[:, k] - p) - RIDGE * weights)
             weights += step
         result[:, k] = _sigmoid(x @ weights)
     return result

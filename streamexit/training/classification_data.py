@@ -16,6 +16,9 @@ from streamexit.preprocessing import Image, InputConverter, Preprocessing
 from streamexit.training.decoded import cache_file, map_decoded
 from streamexit.training.labelled import LabelledImages, fixed_order
 
+SHEET = 25, 40
+"""Rows and columns of pictures on a sprite sheet."""
+
 IMAGENET_SIZE = 224
 """Rows and columns that ImageNet's pictures are brought to."""
 
@@ -121,12 +124,12 @@ def _decode(file: Path, convert: InputConverter) -> Image:
         raise DataError(f"{file}: cannot be read as a picture: {error}") from error
 
 
-def read_sprite_archive(archive: Path, *, rows: int = 25, columns: int = 40) -> LabelledImages:
-    """Read a zip of sprite sheets (`rows` x `columns` pictures each), labels.npy, classes.txt."""
+def read_sprite_archive(archive: Path) -> LabelledImages:
+    """Read a zip of sprite sheets (25 x 40 pictures each), labels.npy, classes.txt."""
     try:
         with zipfile.ZipFile(archive) as z:
             sheets = sorted(n for n in z.namelist() if n.endswith((".webp", ".jpg", ".png")))
-            images = [_cut_sheet(z.read(name), rows, columns) for name in sheets]
+            images = [_cut_sheet(z.read(name), *SHEET) for name in sheets]
             labels = np.load(io.BytesIO(z.read("labels.npy"))).astype(np.int64)
             classes = tuple(z.read("classes.txt").decode().split())
         everything = LabelledImages(np.concatenate(images), labels, classes)

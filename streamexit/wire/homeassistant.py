@@ -31,11 +31,6 @@ class Discovery:
         self._origin = {"name": "streamexit", "sw_version": version, "support_url": WEBSITE}
 
     @property
-    def status_topic(self) -> str:
-        """Where Home Assistant says "online" when it has started; all has to be announced again then."""
-        return f"{self._prefix}/status"
-
-    @property
     def own_topics(self) -> str:
         """What all topics of this node begin with."""
         return f"{self._prefix}/device/{self._node_id}"

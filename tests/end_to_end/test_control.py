@@ -212,6 +212,31 @@ def test_every_message_fits_its_schema_and_has_its_properties(house: House) -> N
             assert properties.UserProperty == [("historical", "false")]
 
 
+@pytest.mark.parametrize(
+    ("setting", "payload", "expected"),
+    [
+        ("enabled", "maybe", "enabled: write ON or OFF, not 'maybe'"),
+        ("budget", "9" * 70_000, "70000 bytes are more than"),
+        ("budget", "much", "budget: write a number"),
+    ],
+)
+def test_a_setting_that_is_none_is_answered(
+    house: House, setting: str, payload: str, expected: str
+) -> None:
+    """With what would be right."""
+    verb = f"set_{setting}"
+    seen = len(house.heard)
+    house.publish(f"site/a/test/stream/clip/{setting}/set", payload)
+
+    def answered() -> Any:
+        news = (m for m in house.heard[seen:] if m[0].endswith(f"/response/{verb}"))
+        return next(news, None)
+
+    error = json.loads(house.until(answered)[1])["error"]
+    assert error["code"] == "bad_request"
+    assert expected in error["message"]
+
+
 def test_a_request_is_answered_where_it_wants(house: House) -> None:
     """MQTT 5: response topic and correlation data."""
     properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]

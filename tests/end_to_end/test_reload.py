@@ -121,6 +121,34 @@ def test_a_refused_file_changes_nothing(toy_pipeline: Path, tmp_path: Path) -> N
     asyncio.run(body())
 
 
+def test_adding_a_stream_is_compared_with_what_was_read_last(
+    toy_pipeline: Path, tmp_path: Path
+) -> None:
+    """A budget that a reload changed in passing belongs to the stream from then on."""
+    path = tmp_path / "node.yaml"
+    stream = {"id": "a", "source": "synthetic:frames=1000000", "pipeline": "toy"}
+    old, new = ({**stream, "budget": {"fraction": fraction}} for fraction in (0.7, 0.9))
+    node = node_of(path, toy_pipeline, mqtt={"url": "mqtt://127.0.0.1:1"}, streams=[old])
+
+    async def body() -> None:
+        running = asyncio.Event()
+        task = asyncio.create_task(node.run(ready=running.set))
+        async with asyncio.timeout(TIME_LIMIT):
+            await running.wait()
+            assert node.dispatcher
+            path.write_text(path.read_text().replace("0.7", "0.9"))
+            assert not (await node.reload(cause="test")).data["reopened"]
+            for section, error in ((new, None), (old, "conflict")):
+                added = await node.dispatcher.answer(
+                    "add_stream", {"stream": section}, cause="test"
+                )
+                assert (added.error.code if added.error else None) == error
+            node.stop()
+            await task
+
+    asyncio.run(body())
+
+
 def test_a_stream_that_is_opened_anew_keeps_its_budget_and_hears_no_ghosts(
     toy_pipeline: Path, tmp_path: Path
 ) -> None:
