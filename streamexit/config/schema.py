@@ -202,7 +202,7 @@ class BudgetSection(Section):
     """Milliseconds of the profiled device per second, for streams whose frame rate varies."""
     strict: bool = False
     """No window may cost more than its budget, not even by a little; costs 1% of the budget. Not with a
-    budget per second."""
+    budget per second, nor with a window in seconds."""
     floor: ShareOfFull | None = None
     """Where the device is shared out (`engine.milliseconds_per_second`): the least that the stream may be
     left with, as a share of the full network's cost; the first exit's when left out."""
