@@ -6,7 +6,7 @@ DURATION ?= 20s
 PROCESSES ?= $(shell expr $$(nproc) + 1)
 PY := .venv/bin/python
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint docs install clean
 
 demo: .venv/installed
 	@.venv/bin/streamexit demo --duration $(DURATION)
@@ -19,6 +19,10 @@ lint: .venv/installed
 	@.venv/bin/ruff format --check
 	@.venv/bin/mypy
 
+docs: .venv/installed
+	@$(PY) docs/site_pages.py out/pages
+	@.venv/bin/zensical build --clean --strict
+
 install: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
@@ -27,7 +31,7 @@ install: .venv/installed
 	@echo "Setting up .venv (PyTorch is large: about 5 GB, some minutes on a slow line) ..."
 	@$(PYTHON) -m venv .venv || { echo "Python's venv module is missing; on Debian: apt install python3-venv"; exit 1; }
 	$(PY) -m pip install --disable-pip-version-check --no-input uv
-	.venv/bin/uv pip install --compile-bytecode --python $(PY) --constraints constraints.txt --editable '.[broker,http,clips,plots,benchmarks,scenes,int8,test]'
+	.venv/bin/uv pip install --compile-bytecode --python $(PY) --constraints constraints.txt --editable '.[broker,http,clips,plots,benchmarks,scenes,int8,docs,test]'
 	@touch $@
 
 clean:

@@ -28,19 +28,23 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys are errors."""
+    """Base of all sections: unknown keys are errors.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    What stands under a field is its description in docs/reference/configuration.md.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class NodeSection(Section):
     """Who this node is."""
 
     id: Id = "node"
+    """Part of every topic."""
     prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$")] = "streamexit"
-    """First part of every topic."""
+    """First part of every topic; may have levels, as in site/north."""
     timezone: str | None = None
-    """Of `active_hours`, as in Europe/Berlin; the machine's when left out."""
+    """Time zone of `active_hours`, as in Europe/Berlin; the machine's when left out."""
 
     @field_validator("timezone")
     @classmethod
@@ -55,15 +59,16 @@ ShareOfFull = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
 class TlsSection(Section):
-    """mqtts: how the broker proves who it is, and we to it. Files are relative to the configuration file."""
+    """How the broker of an mqtts URL proves who it is, and we to it. Files are relative to the configuration file."""
 
     ca_file: str | None = None
-    """PEM: certificate authorities to trust instead of the system's."""
+    """PEM file: certificate authorities to trust instead of the system's."""
     cert_file: str | None = None
-    """PEM: our certificate, for brokers that ask for one."""
+    """PEM file: our certificate, for brokers that ask for one."""
     key_file: str | None = None
-    """PEM: its key, where that is not in the same file."""
+    """PEM file: its key, where that is not in the same file."""
     key_password: SecretStr | None = None
+    """Of the key, where it is encrypted."""
     verify: bool = True
     """False believes any broker: for trials only."""
 
@@ -78,33 +83,36 @@ class SpoolSection(Section):
     """Where results of QoS 1 are kept while the broker is away."""
 
     file: str | None = None
-    """Relative to the configuration file. Left out: <node.id>.spool in $STATE_DIRECTORY, else in
-    streamexit/ under $XDG_STATE_HOME or ~/.local/state."""
+    """The file, relative to the configuration file. Left out: `<node.id>.spool` in `$STATE_DIRECTORY`, else in
+    `streamexit/` under `$XDG_STATE_HOME` or `~/.local/state`."""
     max_bytes: Annotated[int, Field(ge=10_000)] = 256 << 20
-    """Beyond, the oldest go, and are counted."""
+    """How large it may become; beyond, the oldest results go, and are counted."""
     max_age_s: Positive = 86_400.0
-    """What is older goes."""
+    """Results that are older go, and are counted."""
     results_per_s: Positive = 500.0
-    """Once the broker is back they are sent at this rate, beside the live ones."""
+    """Once the broker is back, what was kept is sent at this rate, beside the live results."""
 
 
 class MqttSection(Section):
     """Where results are published."""
 
     url: str | Annotated[list[str], Field(min_length=1)]
-    """mqtt://host[:port], mqtts://host[:port], a list of these (if one is not there the next is tried), or
-    "embedded": a broker of our own on loopback."""
+    """`mqtt://host[:1883]`, `mqtts://host[:8883]` (verified TLS), a list of these (if one is not there the
+    next is tried), or `embedded`: a broker of our own on loopback."""
     username: str | None = None
+    """Who we are to the broker; left out, nobody."""
     password: SecretStr | None = None
+    """From the environment or the file of secrets, as in `${MQTT_PASSWORD}`."""
     tls: TlsSection | None = None
+    """For `mqtts`: whom to trust, and our own certificate; left out, the system's authorities."""
     client_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
-    """For brokers whose rules name clients; it must be no other client's. Left out, one of its own."""
+    """For brokers whose rules name clients; it must be no other client's. Left out, one is made up."""
     qos: Literal[0, 1] = 1
     """Of results; retained topics always use 1."""
     result_expiry_s: Annotated[int, Field(ge=1, le=2**32 - 1)] | None = 3600
     """MQTT 5: how long the broker keeps a live result for a subscriber that is away; null: for ever."""
     spool: SpoolSection | None = SpoolSection()
-    """null keeps results in memory only."""
+    """Where results wait for the broker; on unless it is null, which keeps them in memory only."""
     commands: bool | list[str] = True
     """Which commands are taken over MQTT: all, none, or those that are named."""
 
@@ -162,9 +170,10 @@ class HttpSection(Section):
     host: str = "127.0.0.1"
     """Where to listen; beyond loopback a token is needed."""
     port: Annotated[int, Field(ge=0, le=65_535)] = 8420
-    """0 takes a free one."""
+    """Port to listen at; 0 takes a free one."""
     token: SecretStr | None = None
-    """Whoever shows it may do everything; from the environment or the file of secrets."""
+    """Whoever shows it may do everything; 16 characters or more, from the environment or the file of
+    secrets. Needed beyond loopback."""
 
     @model_validator(mode="after")
     def _token_beyond_loopback(self) -> Self:
@@ -182,19 +191,24 @@ class BudgetSection(Section):
     """One of the units, once, and how it is to be held."""
 
     fraction: Positive | None = None
+    """Mean cost per frame as a share of the full network's; 40% is 0.4."""
     gflops_per_frame: Positive | None = None
+    """Mean cost per frame in GFLOPs."""
     milliseconds_per_frame: Positive | None = None
-    """Of the device, by the pipeline's profile on it (`streamexit profile`)."""
+    """Mean milliseconds of the device per frame, by the pipeline's profile on it (`streamexit profile`)."""
     gflops_per_second: Positive | None = None
-    """For streams whose frame rate varies."""
+    """GFLOPs per second, for streams whose frame rate varies."""
     milliseconds_per_second: Positive | None = None
+    """Milliseconds of the profiled device per second, for streams whose frame rate varies."""
     strict: bool = False
-    """No window may cost more than its budget, not even by a little; costs 1% of the budget."""
+    """No window may cost more than its budget, not even by a little; costs 1% of the budget. Not with a
+    budget per second, nor with a window in seconds."""
     floor: ShareOfFull | None = None
-    """Where the device is shared out (engine.milliseconds_per_second): the least that the stream may be
+    """Where the device is shared out (`engine.milliseconds_per_second`): the least that the stream may be
     left with, as a share of the full network's cost; the first exit's when left out."""
     cap: ShareOfFull = 1.0
-    """The most that it may be given."""
+    """Where the device is shared out: the most that the stream may be given, as a share of the full
+    network's cost."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -240,12 +254,14 @@ class SourceSection(Section):
     """A source with options."""
 
     url: Annotated[str, Field(min_length=1)]
-    """As `source` alone."""
+    """What `source` is when it is a text alone."""
     username: str | None = None
+    """Of the camera or server: RTSP, RTMP, HTTP and HLS."""
     password: SecretStr | None = None
-    """Any characters; from the environment or the file of secrets, never written here."""
+    """Any characters; from the environment or the file of secrets, as in `${CAMERA_PASSWORD}`: one that is
+    written here is refused."""
     transport: Literal["tcp", "udp"] = "tcp"
-    """RTSP."""
+    """RTSP: how the camera sends."""
     live: bool | None = None
     """HTTP, HLS, TCP and stdin: a live stream is reopened for ever and drops frames rather than
     lagging, a recording ends and waits. Left out, the address decides."""
@@ -258,9 +274,9 @@ class SourceSection(Section):
     rate: Positive | None = None
     """USB cameras: frames per second to ask for."""
     pixel_format: Annotated[str, Field(pattern=r"^[a-z0-9_]+$")] | None = None
-    """USB cameras: mjpeg, yuyv422 ..."""
+    """USB cameras: FFmpeg's name of the format to ask for: mjpeg, yuyv422 ..."""
     format: Annotated[str, Field(pattern=r"^[a-z0-9_,]+$")] | None = None
-    """FFmpeg's name of the container, where the data does not show it."""
+    """FFmpeg's name of the container, where the data does not show it, as in mpegts."""
     existing: bool = False
     """Watched folders: begin with the recordings that are there."""
     settle_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 2.0
@@ -294,6 +310,7 @@ class StreamSection(Section):
     """A source + a pipeline + a budget."""
 
     id: Id
+    """Part of its topics; unique."""
 
     @field_validator("publish", mode="before")
     @classmethod
@@ -303,30 +320,32 @@ class StreamSection(Section):
         raise ValueError("write every_frame, on_change or {every: 2s}")
 
     source: SourceSection
-    """A file, a URL, usb:0, images:FOLDER_OR_ZIP, watch:FOLDER, stdin or synthetic:seed=1,frames=300,
+    """A file, a URL, `usb:0`, `images:FOLDER_OR_ZIP`, `watch:FOLDER`, `stdin` or `synthetic:seed=1,frames=300`,
     or a mapping with `url` and options; files are relative to the configuration file."""
     enabled: bool = True
     """False leaves the stream alone."""
     active_hours: Annotated[list[ActiveSpan], Field(min_length=1)] | None = None
-    """Live streams: when they are wanted, as in "mon-fri 07:00-19:00", by `node.timezone`."""
+    """Live streams: when they are wanted, as in `["mon-fri 07:00-19:00"]`, by `node.timezone`; left out:
+    always."""
     decode: Literal["thread", "process"] = "thread"
     """A process of its own costs memory, and isolates the node from codecs that crash or hang."""
     max_age_s: Positive | None = None
     """Live streams: no answer is older; frames that would be are dropped and counted. 2 when left out."""
     open_timeout_s: Positive = 10.0
-    """Live streams: from the beginning of an attempt to its first picture. Recordings have six times
-    as long, here and below."""
+    """From the beginning of an attempt to its first picture. Recordings have six times as long."""
     stalled_after_s: Positive = 3.0
-    """Live streams: without a picture."""
+    """Live streams: so long without a picture, and the stream is called stalled."""
     frame_timeout_s: Positive = 10.0
-    """Live streams: without a picture, after which the source is opened anew."""
+    """So long without a picture, and a live stream is opened anew. Recordings have six times as long, and
+    end in an error."""
     longest_retry_s: Positive = 30.0
     """Live streams: pauses between attempts grow up to this."""
     attempts: Annotated[int, Field(ge=1)] | None = None
     """Live streams: failed ones in a row after which a stream is given up; left out: never."""
     pipeline: str
-    """A key of `pipelines`."""
+    """A name under `pipelines`."""
     budget: BudgetSection
+    """What the stream may cost on average: one of five units."""
     publish: Literal["every_frame", "on_change"] | PublishEvery = "every_frame"
     """Which answers become results: all, those whose label differs from the one before, or at most one in so
     much time, as in {every: 2s}."""
@@ -335,7 +354,7 @@ class StreamSection(Section):
     window: Annotated[int, Field(ge=1, le=1_000_000)] = DEFAULT_WINDOW
     """Frames that the mean cost is held over."""
     window_s: Positive | None = None
-    """The window in seconds instead."""
+    """The window in seconds instead of frames."""
     shadow: Annotated[float, Field(ge=0, le=0.5)] = 0.01
     """Share of the frames that go to the last exit whatever their scores say, to estimate how often the
     answers agree with the full network's; charged to the budget."""
@@ -361,15 +380,16 @@ class StreamSection(Section):
     mask: MaskSection | None = None
     """Segmentation: send the maps themselves."""
     deadline_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 200.0
-    """Of live streams: so long after its admission a frame waits for no others any more."""
+    """Live streams: so long after it was taken in, a frame waits for no others any more."""
     buffer: Annotated[int, Field(ge=1)] = 16
-    """Frames between decoder and engine; a camera drops its oldest frame when it is full."""
+    """Frames between decoder and engine; when it is full a camera drops its oldest frame, and a recording
+    waits."""
 
 
 class SinkSection(BaseModel):
     """A sink of an installed plugin; what stands beside `kind` are its own options."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
 
     kind: str
     """The name of the plugin's entry point in the group streamexit.sinks."""
@@ -384,31 +404,35 @@ class AccessSection(Section):
     """What sources may reach."""
 
     schemes: list[str] | None = None
-    """Of sources, as in [rtsp, file]; left out: all."""
+    """Schemes that sources may have, as in [rtsp, file]; left out: all."""
     roots: list[str] | None = None
     """Folders that files must lie in, links followed, relative to the configuration file; left out: all."""
     networks: list[IPvAnyNetwork] = []
-    """That may be reached although they are link-local or hold metadata services of clouds."""
+    """Networks that may be reached although they are link-local or hold metadata services of clouds, as in
+    [169.254.10.0/24]."""
     hosts: list[str] = []
-    """That playlists and HTTP redirections may lead to, besides the source's own host."""
+    """Hosts that playlists and HTTP redirections may lead to, besides the source's own."""
 
 
 class EngineSection(Section):
     """Where networks run, and how batches form."""
 
     device: str = "auto"
-    """auto, cpu, cuda:0 ..."""
+    """`cpu`, `cuda:0` ...; `auto` takes the first CUDA device, else the CPU."""
     backend: Literal["auto", "openvino", "cuda", "torch", "torch-compiled"] = "auto"
-    """auto is openvino on a CPU and cuda (captured graphs) on a GPU."""
+    """What runs the networks; `auto` is `openvino` on a CPU and `cuda` (captured graphs) on a GPU."""
     decoder: Literal["auto", "software", "nvdec"] = "auto"
-    """Of videos; auto is nvdec where networks run on a GPU and CuPy is installed."""
+    """Of videos; `auto` is `nvdec` where networks run on a GPU and CuPy is installed."""
     precision: Literal["auto", "float32", "bf16", "int8"] = "auto"
+    """Numbers that networks count in; `auto` is `bf16` where the device has it. `int8` is for pipelines that
+    `streamexit quantise` has been through."""
     batch: Annotated[int, Field(ge=1)] | None = None
-    """Rows of a full batch; left out, a measurement at the first start chooses, and is remembered."""
+    """Frames that go through a stage together; left out, a measurement at the first start chooses per stage,
+    and is remembered."""
     max_batch: Annotated[int, Field(ge=1)] = 32
-    """The largest batch that it may choose."""
+    """The largest batch that the measurement may choose."""
     milliseconds_per_second: Positive | Literal["auto"] | None = None
-    """Device time for all streams together, shared out to where depth buys most agreement; auto: nine
+    """Device time for all streams together, shared out to where depth buys most agreement; `auto`: nine
     tenths of what the device can do. Left out, every stream keeps its own budget."""
     admission: Literal["shrink", "refuse"] = "shrink"
     """A stream for whose budget the device has no room gets the largest that fits, or is refused."""
@@ -420,29 +444,36 @@ class NodeConfiguration(Section):
     """A whole configuration file."""
 
     node: NodeSection = NodeSection()
+    """Who this node is."""
     engine: EngineSection = EngineSection()
+    """Where networks run, and how batches form."""
     mqtt: MqttSection | None = None
+    """Where results are published; left out, nothing is published."""
     homeassistant: HomeAssistantSection | None = None
+    """The section, even an empty one, switches MQTT discovery for Home Assistant on."""
     http: HttpSection | None = None
+    """The section, even an empty one, switches commands, health, metrics and a web page over HTTP on."""
     results_file: str | None = None
-    """Also write every result to this JSONL file."""
+    """Also write every result to this JSONL file; left out, no file is written."""
     sinks: list[SinkSection] = []
-    """Also give every result to these, which plugins bring along."""
+    """Also give every result to these, which [plugins](../plugins.md#a-sink) bring along."""
     state_file: str | None = None
     """Where budgets that were changed at run time, and what was learned of the streams, are kept over a
     restart; relative to the configuration file."""
     stats_every_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
+    """Seconds between two `stats` messages."""
     overlay_file: str | None = None
     """Where commands with `persist: true` write what they changed; it is read after this file, which is never
-    written. Relative to this file; left out: beside it, as node.overlay.yaml is beside node.yaml."""
+    written. Relative to this file; left out: beside it, as `node.overlay.yaml` is beside `node.yaml`."""
     secrets: str | None = None
-    """A file of NAME=value lines, or a folder with a file per name, that ${NAME} is looked up in where the
+    """A file of `NAME=value` lines, or a folder with a file per name, that `${NAME}` is looked up in where the
     environment has none; relative to this file."""
     access: AccessSection = AccessSection()
+    """What sources may reach."""
     pipelines: Annotated[dict[Id, str], Field(min_length=1)]
     """Name -> pipeline folder, relative to the configuration file."""
     streams: list[StreamSection] = []
-    """May be empty where commands can add some."""
+    """What is watched; may be empty where commands can add some."""
 
     @model_validator(mode="after")
     def _something_to_do(self) -> Self:
