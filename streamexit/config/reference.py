@@ -29,6 +29,7 @@ MORE = {
     "mqtt.commands": "[commands](../operations.md#commands)",
     "mqtt.spool": "[results that survive](../operations.md#results-that-survive)",
     "access": "[access](../sources.md#what-sources-may-reach)",
+    "sinks": "[a sink](../plugins.md#a-sink)",
     "streams[].budget": "[budgets](../budgets.md)",
     "streams[].budget.milliseconds_per_frame": "[milliseconds](../budgets.md#milliseconds)",
     "streams[].mask": "[segmentation](../segmentation.md#answers)",

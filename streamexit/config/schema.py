@@ -386,10 +386,10 @@ class StreamSection(Section):
     waits."""
 
 
-class SinkSection(BaseModel):
+class SinkSection(Section):
     """A sink of an installed plugin; what stands beside `kind` are its own options."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="allow")
 
     kind: str
     """The name of the plugin's entry point in the group streamexit.sinks."""
@@ -456,7 +456,7 @@ class NodeConfiguration(Section):
     results_file: str | None = None
     """Also write every result to this JSONL file; left out, no file is written."""
     sinks: list[SinkSection] = []
-    """Also give every result to these, which [plugins](../plugins.md#a-sink) bring along."""
+    """Also give every result to these, which plugins bring along."""
     state_file: str | None = None
     """Where budgets that were changed at run time, and what was learned of the streams, are kept over a
     restart; relative to the configuration file."""

@@ -67,7 +67,7 @@ def _cut(
     size = calibration_size or 0
     if not 0 < size < len(everything.labels):
         raise DataError(
-            f"data.calibration_size: {calibration_size} must lie between 1 and "
+            f"calibration_size: {calibration_size} must lie between 1 and "
             f"{len(everything.labels) - 1}, one less than the pictures of {name}"
         )
     if isinstance(everything.images, np.memmap):

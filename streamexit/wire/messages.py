@@ -140,7 +140,7 @@ class Result(Message):
     captured_at: Timestamp
     published_at: Timestamp
     pipeline: Id
-    exit: Annotated[int, Field(ge=0)]
+    exit: Annotated[int, Field(ge=1)]
     exits: Annotated[int, Field(ge=1)]
     score: Share
     cost: Cost
@@ -361,7 +361,7 @@ class Response(Message):
     status: Literal["ok", "error"]
     error: Fault | None = None
     data: Any = None
-    """By verb: docs/wire.md."""
+    """By verb: docs/operations.md."""
     transaction: str | None = None
     """As the command said it."""
 
