@@ -15,6 +15,7 @@ import torch
 
 from streamexit.backends.devices import pick_device
 from streamexit.calibration.collect import collect_evidence, exit_figures
+from streamexit.calibration.parts import check_size, load_part_of
 from streamexit.documents import Document, load_document
 from streamexit.errors import ConfigurationError, PipelineError
 from streamexit.models.architectures import build_network
@@ -24,7 +25,6 @@ from streamexit.models.pipeline import (
     register_policies,
     save_pipeline,
 )
-from streamexit.preprocessing import Preprocessing
 from streamexit.scheduling.evidence import Calibration
 from streamexit.scheduling.methods import find_method
 from streamexit.scheduling.policy import ExitPolicy, fit_policy, save_policy
@@ -80,11 +80,12 @@ def train_pipeline(
     load_initial_weights(recipe.initial_weights, network, recipe.network)
     dataset, root = recipe.data.dataset, data or Path(recipe.data.root)
     size = recipe.data.calibration_size
-    pictures = load_part(dataset, root, "train", calibration_size=size)
-    test = load_part(dataset, root, "test", calibration_size=size)
+    how: dict[str, Any] = {"calibration_size": size, "preprocessing": preprocessing}
+    pictures = load_part(dataset, root, "train", **how)
+    test = load_part(dataset, root, "test", **how)
     task = build_task(recipe.task, pictures.classes, preprocessing)
     check_classes(network, len(pictures.classes))
-    _check_size(document.where("preprocessing"), preprocessing, pictures)
+    check_size(document.where("preprocessing"), preprocessing, pictures)
     _check_labels(document, task, pictures)
     folder = recipe_file.parent
     Trainer(
@@ -140,13 +141,8 @@ def fit_policies(
     pipeline = load_pipeline(folder)
     for name in names or ():
         find_method(name)
-    spec = pipeline.calibration
-    if spec is None:
-        raise PipelineError(f"{folder}: pipeline.yaml names no calibration data")
-    root = data or Path(spec.root)
-    size = spec.calibration_size
-    pictures = load_part(spec.dataset, root, "calibration", calibration_size=size)
-    _check_size(str(folder), pipeline.network.preprocessing, pictures)
+    pictures = load_part_of(pipeline, "calibration", data)
+    assert pipeline.calibration
     task = pipeline.build_task()
     evidence = collect_evidence(pipeline.network.to(pick_device(device)), task, pictures)
     branch = ("branch+search",) if evidence.branch is not None else ()
@@ -160,7 +156,7 @@ def fit_policies(
     files: dict[str, Path] = {}
     for policy in policies:
         policy.provenance.update(
-            data=spec.model_dump(exclude_none=True),
+            data=pipeline.calibration.model_dump(exclude_none=True),
             held_out_quality=round(held_out[policy.name], 5),
             date=datetime.now(UTC).date().isoformat(),
             version=version("streamexit"),
@@ -212,16 +208,6 @@ def _summary(policy: ExitPolicy, file: Path) -> dict[str, Any]:
         "table_rows": len(policy.table.budgets),
         "held_out_quality": policy.provenance["held_out_quality"],
     }
-
-
-def _check_size(where: str, preprocessing: Preprocessing, pictures: LabelledImages) -> None:
-    """Pictures of another size would make the network learn on other pixels than it then sees."""
-    height, width = pictures.images.shape[1:3]
-    if (height, width) != (preprocessing.height, preprocessing.width):
-        raise ConfigurationError(
-            f"{where}: {preprocessing.width}x{preprocessing.height} is declared, but the data "
-            f"set's pictures are {width}x{height}"
-        )
 
 
 def _check_labels(document: Document[Recipe], task: Task, pictures: LabelledImages) -> None:

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from streamexit.backends.opening import BackendOptions, open_backend
 from streamexit.backends.openvino_int8 import convert_bare_stages
-from streamexit.errors import ConfigurationError, PipelineError
+from streamexit.calibration.parts import load_part_of
+from streamexit.errors import ConfigurationError
 from streamexit.models.pipeline import Pipeline, load_pipeline, register_quantised
 from streamexit.scheduling.policy import load_policy
 from streamexit.tasks.readout import Task
-from streamexit.training.datasets import load_part
 from streamexit.training.labelled import LabelledImages
 
 FOLDER = "int8"
@@ -43,16 +43,10 @@ def quantise_pipeline(folder: Path, *, data: Path | None, pictures: int) -> dict
         ConfigurationError: NNCF is not installed.
     """
     pipeline = load_pipeline(folder)
-    spec = pipeline.calibration
-    if spec is None:
-        raise PipelineError(f"{folder}: pipeline.yaml names no calibration data")
-    root = data or Path(spec.root)
-    calibration = load_part(
-        spec.dataset, root, "calibration", calibration_size=spec.calibration_size
-    )
+    calibration = load_part_of(pipeline, "calibration", data)
     few = np.linspace(0, len(calibration.labels) - 1, pictures).astype(int)
     files = _write(pipeline, [calibration.images[i] for i in dict.fromkeys(few.tolist())])
-    test = load_part(spec.dataset, root, "test", calibration_size=spec.calibration_size)
+    test = load_part_of(pipeline, "test", data)
     before = figures_per_exit(pipeline, test, precision="float32")
     report = {"test_figures_float32": before, "pictures": len(set(few.tolist()))}
     register_quantised(folder, files, report)

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 
 from streamexit.calibration.collect import batch_size, read_exits
+from streamexit.calibration.parts import load_part_of
 from streamexit.calibration.trace import Trace, TraceHeader, TraceWriter
-from streamexit.errors import DataError, InputError, PipelineError
+from streamexit.errors import DataError, InputError
 from streamexit.metrics import DropReason
 from streamexit.models.pipeline import WEIGHTS, Pipeline, sha256
 from streamexit.sources.source import Picture, Source
-from streamexit.training.datasets import Part, load_part
+from streamexit.training.datasets import Part
 
 PARTS: tuple[Part, ...] = ("train", "calibration", "test")
 
@@ -111,20 +112,14 @@ def record_part(pipeline: Pipeline, part: str, root: Path | None) -> Recording:
         PipelineError: The pipeline names no data set.
         DataError: The data is not there.
     """
-    spec = pipeline.calibration
-    if spec is None:
-        raise PipelineError(
-            f"{pipeline.folder}: pipeline.yaml names no data set, so there is no {part!r} part; "
-            "name recordings or images:FOLDER instead"
-        )
     chosen = next(known for known in PARTS if known == part)
-    pictures = load_part(
-        spec.dataset, root or Path(spec.root), chosen, calibration_size=spec.calibration_size
-    )
+    pictures = load_part_of(pipeline, chosen, root)
+    assert pipeline.calibration
+    name = pipeline.calibration.dataset
     labels = pictures.labels.tolist() if pictures.labels.ndim == 1 else list(pictures.labels)
     rows = zip(pictures.images, labels, strict=True)
     frames = ((0, Picture(image, float(i), label)) for i, (image, label) in enumerate(rows))
-    return Recording("images", (f"{spec.dataset}-{part}",), frames, f"{spec.dataset} {part}")
+    return Recording("images", (f"{name}-{part}",), frames, f"{name} {part}")
 
 
 def record_sources(

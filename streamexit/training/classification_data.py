@@ -91,7 +91,7 @@ def load_imagenet(root: Path, test: bool, *, size: int = IMAGENET_SIZE) -> Label
     listing = [listing[i] for i in fixed_order(len(listing))]
     cache = cache_file(root, part.name, str(size), [name for name, _ in listing])
     convert = InputConverter(Preprocessing(size, size, (0, 0, 0), (1, 1, 1), fit="crop"))
-    decoded = (_decode(part / name, convert) for name, _ in listing)
+    decoded = (decode_picture(part / name, convert) for name, _ in listing)
     images = map_decoded(cache, (len(listing), size, size, 3), decoded)
     return LabelledImages(images, np.asarray([k for _, k in listing], np.int64), classes)
 
@@ -113,7 +113,12 @@ def _class_folders(root: Path) -> tuple[str, ...]:
     return found["train"]
 
 
-def _decode(file: Path, convert: InputConverter) -> Image:
+def decode_picture(file: Path, convert: InputConverter) -> Image:
+    """A picture file as the network's input.
+
+    Raises:
+        DataError: It cannot be read, or is no picture.
+    """
     try:
         encoded = np.frombuffer(file.read_bytes(), np.uint8)
         rgb = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB) if encoded.size else None

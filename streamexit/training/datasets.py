@@ -12,7 +12,9 @@ from typing import Literal
 import numpy as np
 
 from streamexit.errors import DataError
+from streamexit.preprocessing import Preprocessing
 from streamexit.training.classification_data import load_cifar10, load_cifar100, load_imagenet
+from streamexit.training.folder_data import load_folder
 from streamexit.training.labelled import LabelledImages, fixed_order
 from streamexit.training.segmentation_data import load_camvid, load_cityscapes
 
@@ -29,10 +31,22 @@ WITHOUT_CALIBRATION: dict[str, Callable[[Path, bool], LabelledImages]] = {
 IN_THREE_PARTS: dict[str, Callable[[Path, Part], LabelledImages]] = {"camvid": load_camvid}
 """Name -> loader of (root, part), for sets that bring a part of their own for calibration."""
 
-DATASETS = (*WITHOUT_CALIBRATION, *IN_THREE_PARTS)
+OF_ANY_SIZE: dict[str, Callable[[Path, bool, Preprocessing], LabelledImages]] = {
+    "folder": load_folder
+}
+"""Name -> loader of (root, whether the test set is meant, what the network wants)."""
+
+DATASETS = (*WITHOUT_CALIBRATION, *IN_THREE_PARTS, *OF_ANY_SIZE)
 
 
-def load_part(name: str, root: Path, part: Part, *, calibration_size: int | None) -> LabelledImages:
+def load_part(
+    name: str,
+    root: Path,
+    part: Part,
+    *,
+    calibration_size: int | None,
+    preprocessing: Preprocessing | None = None,
+) -> LabelledImages:
     """Load one part of a data set.
 
     Where the calibration part is cut from the training set, that is done by a fixed permutation, so
@@ -44,6 +58,7 @@ def load_part(name: str, root: Path, part: Part, *, calibration_size: int | None
         root: Folder that holds the files.
         part: Which part.
         calibration_size: How many training pictures are set aside; None for sets in three parts.
+        preprocessing: Of the network, for data sets that are brought to any size.
 
     Raises:
         DataError: Unknown name, missing files, or a split that leaves nothing to train on.
@@ -55,9 +70,13 @@ def load_part(name: str, root: Path, part: Part, *, calibration_size: int | None
                 "part for calibration; leave the field out"
             )
         return IN_THREE_PARTS[name](root, part)
-    if name not in WITHOUT_CALIBRATION:
+    if name in OF_ANY_SIZE:
+        assert preprocessing, name
+        everything = OF_ANY_SIZE[name](root, part == "test", preprocessing)
+    elif name in WITHOUT_CALIBRATION:
+        everything = WITHOUT_CALIBRATION[name](root, part == "test")
+    else:
         raise DataError(f"data.dataset: {name!r} is unknown; known are {', '.join(DATASETS)}")
-    everything = WITHOUT_CALIBRATION[name](root, part == "test")
     return everything if part == "test" else _cut(everything, part, name, calibration_size)
 
 

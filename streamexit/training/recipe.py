@@ -90,8 +90,12 @@ class Recipe(_Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
     task: dict[str, Any]
     network: dict[str, Any]
-    initial_weights: Literal["none", "efficientnet-lite0-imagenet", "torchvision"] = "none"
-    """What the network starts from; see `initial_weights`."""
+    initial_weights: (
+        Literal["none", "efficientnet-lite0-imagenet", "torchvision"]
+        | Annotated[str, Field(pattern=r"\.(pt|pth|safetensors)$")]
+    ) = "none"
+    """What the network starts from; or a file with the weights of an uncut torchvision network, relative to
+    where the command runs."""
     preprocessing: PreprocessingSection
     data: Data
     optimiser: Optimiser

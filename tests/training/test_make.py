@@ -130,7 +130,7 @@ def test_folder_without_data_is_refused(tmp_path: Path, archives: Path) -> None:
 
 def test_fitting_what_cannot_be_fitted_is_refused(tmp_path: Path, toy_pipeline: Path) -> None:
     """A pipeline without calibration data is refused."""
-    with pytest.raises(PipelineError, match="names no calibration data"):
+    with pytest.raises(PipelineError, match="names no data set, so there is no 'calibration' part"):
         fit(toy_pipeline, ["eenet"], "eenet")
 
 

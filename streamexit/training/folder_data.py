@@ -1,0 +1,70 @@
+"""Pictures of one's own: a folder per class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from streamexit.errors import DataError
+from streamexit.preprocessing import InputConverter, Preprocessing
+from streamexit.training.classification_data import decode_picture
+from streamexit.training.decoded import CACHE, cache_file, map_decoded
+from streamexit.training.labelled import LabelledImages, fixed_order
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+TEST_SHARE = 0.2
+"""Of the pictures of a folder that is not divided already."""
+
+
+def load_folder(root: Path, test: bool, preprocessing: Preprocessing) -> LabelledImages:
+    """`{train,test}/<class>/*.jpg`, or `<class>/*.jpg`, of which a fifth is the test part.
+
+    The division is fixed: it depends on the files' names alone. Pictures are brought to the network's
+    input size once, into a file under `root/.streamexit-cache/`, and mapped into memory from there.
+
+    Args:
+        root: Folder with the classes, or with `train` and `test`.
+        test: Whether the test part is meant.
+        preprocessing: Of the network.
+
+    Raises:
+        DataError: Another layout, a file that is no picture, or no room for the decoded ones.
+    """
+    if not root.is_dir():
+        raise DataError(f"data.root: {root} is no folder; name another one with --data")
+    divided = (root / "train").is_dir() and (root / "test").is_dir()
+    place = root / ("test" if test else "train") if divided else root
+    classes = _classes(root / "train" if divided else root)
+    if divided and (different := {*classes} ^ {*_classes(root / "test")}):
+        raise DataError(
+            f"data.root: {root}: train/ and test/ differ in the class {min(different)!r}"
+        )
+    listing = [(f"{c}/{file.name}", k) for k, c in enumerate(classes) for file in _files(place / c)]
+    listing = [listing[i] for i in fixed_order(len(listing))]
+    if not divided:
+        cut = round(TEST_SHARE * len(listing))
+        listing = listing[:cut] if test else listing[cut:]
+    names, labels = [name for name, _ in listing], [k for _, k in listing]
+    if missing := {*range(len(classes))} - {*labels}:
+        part = "test" if test else "training"
+        raise DataError(f"data.root: {place}: no {part} picture of class {classes[min(missing)]!r}")
+    p = preprocessing
+    cache = cache_file(root, "test" if test else "train", f"{p.width}x{p.height}-{p.fit}", names)
+    convert = InputConverter(preprocessing)
+    decoded = (decode_picture(place / name, convert) for name in names)
+    images = map_decoded(cache, (len(names), p.height, p.width, 3), decoded)
+    return LabelledImages(images, np.asarray(labels, np.int64), classes)
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    found = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name != CACHE))
+    if len(found) < 2:
+        raise DataError(
+            f"data.root: {folder} holds {len(found)} folders; expected one per class, with pictures in it"
+        )
+    return found
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
