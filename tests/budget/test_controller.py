@@ -338,10 +338,10 @@ def test_shadow_frames_go_to_the_end_and_are_charged() -> None:
     """One frame in ten goes all the way; the mean stays at the budget, the bound holds."""
     controller = BudgetController(TABLE, Terms(0.5), shadow=0.1, stream_id="cam")
     passages: list[Passage] = []
-    costs = []
+    costs, scores = [], uniform(1)
     for i in range(3000):
         k, passage = 0, controller.enter(float(i))
-        while not controller.leaves(passage, k, uniform(1)(i, k)):
+        while not controller.leaves(passage, k, scores(i, k)):
             k += 1
         passages.append(passage)
         costs.append(COSTS[k])
