@@ -14,7 +14,16 @@ from streamexit.budget.terms import Terms
 from streamexit.errors import BudgetError
 from streamexit.replay import worst_window_error
 from streamexit.scheduling.thresholds import ThresholdTable
-from tests.budget.rig import COSTS, PATTERNS, TABLE, play, play_delayed, regimes, uniform
+from tests.budget.rig import (
+    COSTS,
+    PATTERNS,
+    TABLE,
+    make_table,
+    play,
+    play_delayed,
+    regimes,
+    uniform,
+)
 
 
 def bound(budget: float, window: int) -> float:
@@ -419,3 +428,64 @@ def test_window_error_worked_by_hand() -> None:
     assert worst_window_error([0, 0, 1, 1, 0], 0.5, 3) == pytest.approx(1 / 3)
     assert worst_window_error([1, 0], 0.5, 3) == 0
     assert worst_window_error([], 0.5, 3) is None
+
+
+@pytest.mark.parametrize("budget", [0.26, 0.5, 0.9])
+@pytest.mark.parametrize("pattern", ["as calibrated", "never sure", "alternating extremes"])
+def test_shadow_frames_do_not_break_the_bound(pattern: str, budget: float) -> None:
+    """Even if all frames are to be such: none is taken while the stream owes too much."""
+    controller = BudgetController(TABLE, Terms(budget), shadow=1.0, stream_id="cam")
+    costs = play(controller, PATTERNS[pattern], 2000)
+    worst = worst_window_error(costs, budget, 300)
+    assert worst is not None
+    assert worst <= bound(budget, 300)
+
+
+def test_no_shadow_frames_below_the_first_exit() -> None:
+    """Where not even the first exit can be paid, nothing is spent on looking deeper."""
+    controller = BudgetController(TABLE, Terms(0.1), shadow=1.0, stream_id="cam")
+    assert set(play(controller, PATTERNS["never sure"], 200)) == {0.25}
+
+
+@pytest.mark.parametrize("share", [0.05, 1.0])
+def test_strict_holds_with_shadow_frames(share: float) -> None:
+    """They have to be granted like all that goes deeper."""
+    controller = BudgetController(
+        TABLE, Terms(0.5, window=50, strict=True), shadow=share, stream_id="cam"
+    )
+    sums = np.concatenate([[0.0], np.cumsum(play(controller, PATTERNS["never sure"], 1000))])
+    assert (sums[50:] - sums[:-50]).max() <= 50 * 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_frame_that_is_withdrawn_costs_what_it_has_spent(strict: bool) -> None:
+    """And nothing twice: its debt is what is above the budget, or below."""
+    for k, cost in enumerate(COSTS[:2]):
+        controller = BudgetController(TABLE, Terms(0.5, strict=strict))
+        passage = controller.enter(0.0)
+        for reached in range(k + 1):
+            controller.leaves(passage, reached, 0.0)
+        controller.withdrawn(passage, k)
+        aim = 0.5 * (0.99 if strict else 1.0)
+        assert controller.status.debt == pytest.approx(cost - aim)
+        controller.withdrawn(passage, k)
+        assert controller.status.debt == pytest.approx(cost - aim)
+
+
+def test_where_nothing_binds_a_withdrawn_frame_owes_nothing() -> None:
+    """A stream that may spend everything keeps no debt."""
+    controller = BudgetController(TABLE, Terms(1.0))
+    passage = controller.enter(0.0)
+    controller.leaves(passage, 0, 0.0)
+    controller.withdrawn(passage, 0)
+    assert controller.status.debt == 0.0
+
+
+def test_a_new_table_under_the_same_strict_terms_keeps_what_was_spent() -> None:
+    """Exit shares that are searched again give no fresh budget in the middle of a window."""
+    controller = BudgetController(TABLE, Terms(0.5, window=100, strict=True))
+    costs = play(controller, PATTERNS["never sure"], 150)
+    controller.change(table=make_table(seed=5))
+    costs += play(controller, PATTERNS["never sure"], 150, begin=150)
+    sums = np.concatenate([[0.0], np.cumsum(costs)])
+    assert (sums[100:] - sums[:-100]).max() <= 100 * 0.5 + 1e-6
