@@ -29,8 +29,9 @@ def test_the_share_that_is_asked_for_reaches_the_score(share: float) -> None:
 def test_a_full_window_lets_the_oldest_go_each_time() -> None:
     """Over three lengths of scores, many of them equal, order and quantiles are the last ones'."""
     random = np.random.default_rng(1)
-    scores = np.float32(random.choice([0.125, 0.5, 2.0], 3 * LENGTH) * random.random(3 * LENGTH))
-    scores[::5] = np.float32(0.25)
+    drawn = random.choice([0.125, 0.5, 2.0], 3 * LENGTH) * random.random(3 * LENGTH)
+    drawn[::5] = 0.25
+    scores = drawn.astype(np.float32)
     window = ScoreWindow()
     for n, score in enumerate(scores.tolist(), 1):
         window.add(score)

@@ -590,6 +590,29 @@ def test_an_outage_during_a_read_begins_anew(tmp_path: Path) -> None:
     run(body)
 
 
+def test_no_more_is_read_ahead_than_can_be_sent_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often the spool is visited while the broker takes its time, the rest stays on the disk."""
+    monkeypatch.setattr(module, "READ_AHEAD", 10)
+
+    async def body() -> None:
+        rig = Rig(tmp_path)
+        rig.offer(*range(10, 60))
+        await rig.visit()
+        rig.delivery.connected()
+        for _ in range(5):
+            await rig.visit()
+        assert rig.delivery._bytes == 10 * 2
+        for _ in range(10):
+            rig.send_all()
+            await rig.visit()
+        assert rig.got == [f"late:{n}".encode() for n in range(10, 60)]
+        await rig.delivery.close()
+
+    run(body)
+
+
 def test_large_live_results_do_not_change_the_order_of_late_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
