@@ -489,3 +489,51 @@ def test_a_new_table_under_the_same_strict_terms_keeps_what_was_spent() -> None:
     costs += play(controller, PATTERNS["never sure"], 150, begin=150)
     sums = np.concatenate([[0.0], np.cumsum(costs)])
     assert (sums[100:] - sums[:-100]).max() <= 100 * 0.5 + 1e-6
+
+
+def test_a_memory_comes_back_as_it_was() -> None:
+    """Offset, pace and scores; what is owed is forgiven."""
+    first = BudgetController(TABLE, Terms(0.5))
+    play(first, PATTERNS["mostly sure"], 2000, seconds=lambda i: i / 10)
+    memory = json.loads(json.dumps(first.memory()))
+    assert abs(memory["trim"]) > 0.005
+    second = BudgetController(TABLE, Terms(0.5))
+    second.remember(memory)
+    assert second.memory() == memory
+    assert second.status.debt == 0.0
+    assert second.coordinate == pytest.approx(0.5 + memory["trim"])
+
+
+def test_a_remembered_pace_counts_from_the_first_frame_on() -> None:
+    """A budget per second knows at once what it comes to per frame."""
+    first = BudgetController(TABLE, Terms(5.0, "second", window_seconds=30))
+    play(first, uniform(1), 600, seconds=lambda i: i / 10)
+    second = BudgetController(TABLE, Terms(5.0, "second", window_seconds=30))
+    assert second.status.target == pytest.approx(5.0 / 25)
+    second.remember(json.loads(json.dumps(first.memory())))
+    assert second.status.target == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("trim", "coordinate"), [(5.0, 1.0), (-5.0, 0.25), (0.1, 0.6)])
+def test_a_memory_of_another_budget_is_brought_inside(trim: float, coordinate: float) -> None:
+    """An offset that this table has no room for would take long to be unlearned."""
+    controller = BudgetController(TABLE, Terms(0.5))
+    controller.remember({**controller.memory(), "trim": trim})
+    assert controller.coordinate == pytest.approx(coordinate)
+
+
+def test_a_change_of_terms_brings_the_offset_inside() -> None:
+    """Under a smaller budget there is less room below it."""
+    controller = BudgetController(TABLE, Terms(0.6))
+    controller.remember({**controller.memory(), "trim": -0.3})
+    controller.change(terms=Terms(0.3))
+    assert controller.coordinate == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("rate", [5, 10])
+def test_what_a_second_costs_is_told_exactly(rate: int) -> None:
+    """Frames that all cost the same come to rate times cost, the first frame's time included."""
+    controller = BudgetController(TABLE, Terms(50.0, "second", window_seconds=4))
+    play(controller, PATTERNS["never sure"], 600, seconds=lambda i: i / rate)
+    assert controller.status.frames == 4 * rate
+    assert controller.status.per_second == pytest.approx(rate, rel=1e-6)
