@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamexit.budget.controller import DEBT_SHARE, BudgetController, Passage
-from streamexit.budget.shadow import GRID
+from streamexit.budget.shadow import GRID, is_shadow
 from streamexit.budget.terms import Terms
 from streamexit.errors import BudgetError
 from streamexit.replay import worst_window_error
@@ -537,3 +537,43 @@ def test_what_a_second_costs_is_told_exactly(rate: int) -> None:
     play(controller, PATTERNS["never sure"], 600, seconds=lambda i: i / rate)
     assert controller.status.frames == 4 * rate
     assert controller.status.per_second == pytest.approx(rate, rel=1e-6)
+
+
+def test_a_frame_is_not_judged_by_its_own_cost() -> None:
+    """What it was charged when it stayed does not send it away at the next exit."""
+    controller = BudgetController(TABLE, Terms(0.5))
+    passage = controller.enter(0.0)
+    before = controller.threshold(controller.coordinate, 1)
+    assert not controller.leaves(passage, 0, 0.0)
+    after = controller.threshold(controller.coordinate, 1)
+    assert after < before - 0.01
+    assert not controller.leaves(passage, 1, (before + after) / 2)
+
+
+SHADOW_FIRST = next(f"cam{n}" for n in range(1000) if is_shadow(f"cam{n}", 0, 0.1))
+"""A stream whose first frame is a shadow frame."""
+
+
+@pytest.mark.parametrize(("scores", "exit_"), [((1.0, 1.0), 0), ((0.0, 1.0), 1), ((0.0, 0.0), 2)])
+def test_shadow_frames_tell_where_they_would_have_left(
+    scores: tuple[float, float], exit_: int
+) -> None:
+    """Here and at other budgets: at the first exit that is sure, and at none where none is."""
+    controller = BudgetController(TABLE, Terms(0.6), shadow=0.1, stream_id=SHADOW_FIRST)
+    passage = controller.enter(0.0)
+    for k, score in enumerate((*scores, 0.0)):
+        assert controller.leaves(passage, k, score) == (k == 2)
+    assert passage.leaves_at == exit_
+    assert passage.elsewhere == (exit_,) * GRID
+    assert passage.scores == (*scores, 0.0)
+
+
+def test_where_a_shadow_frame_leaves_deepens_with_the_budget() -> None:
+    """A frame that is neither sure nor unsure leaves the later, the more may be spent."""
+    controller = BudgetController(TABLE, Terms(0.6), shadow=0.1, stream_id=SHADOW_FIRST)
+    passage = controller.enter(0.0)
+    for k in range(3):
+        controller.leaves(passage, k, 0.5)
+    assert list(passage.elsewhere) == sorted(passage.elsewhere)
+    assert passage.elsewhere[0] == 0
+    assert passage.elsewhere[-1] == 2

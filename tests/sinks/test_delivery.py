@@ -837,6 +837,109 @@ def test_the_oldest_live_results_go_when_memory_is_short(
     run(body)
 
 
+def test_what_an_earlier_run_left_may_grow_too_old(tmp_path: Path) -> None:
+    """That is no loss of this run's: it is counted apart."""
+
+    async def body() -> None:
+        before = Rig(tmp_path)
+        before.offer(100, 101)
+        await before.delivery.close()
+        rig = Rig(tmp_path, max_bytes=2 * 46)
+        rig.offer(102)
+        await rig.visit()
+        await rig.visit()
+        assert rig.delivery.spooled[0] == 2
+        assert (rig.delivery.books.lost_earlier, rig.delivery.lost()) == (1, {})
+        await rig.delivery.close()
+
+    run(body)
+
+
+@pytest.mark.parametrize(("qos", "keeps"), [(0, False), (1, True)])
+def test_only_confirmed_results_are_kept(qos: int, keeps: bool) -> None:
+    """Of what is not confirmed nobody could say whether it has to be sent again; `under_way` counts it."""
+
+    async def body() -> None:
+        rig = Rig(None, qos=qos)
+        assert rig.delivery.keeps == keeps
+        rig.delivery.connected()
+        rig.offer(1)
+        rig.delivery.send(Publication("t/s", b"", 1, "retained"))
+        one = rig.take()
+        assert one
+        assert (rig.delivery.under_way, rig.delivery.backlog) == (1, 2)
+        rig.delivery.refused(one)
+        assert (rig.delivery.under_way, rig.delivery.backlog) == (0, 1)
+        assert rig.delivery.lost() == {}
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_the_spool_is_visited_while_it_runs(tmp_path: Path) -> None:
+    """What is offered without a broker is in the file soon; with one, sending is asked for again."""
+
+    async def body() -> None:
+        rig = Rig(tmp_path)
+        assert rig.spool
+        rig.offer(1)
+        rig.spool.hold("append")
+        task = asyncio.create_task(rig.delivery.run())
+        assert await asyncio.to_thread(rig.spool.done.wait, LIMIT_SECONDS)
+        rig.spool.go_on.set()
+        rig.delivery.connected()
+        for _ in range(3):  # it was read; and then, as long as it waits, again and again
+            rig.delivery.wanted.clear()
+            await rig.delivery.wanted.wait()
+        rig.send_all()
+        assert rig.got == [b"late:1"]
+        task.cancel()
+        await asyncio.wait([task])
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_large_results_are_given_to_the_spool_in_parts(tmp_path: Path) -> None:
+    """All of them, in their order, however many parts it takes."""
+
+    async def body() -> None:
+        rig = Rig(tmp_path, max_bytes=1 << 26)
+        for n in range(5):
+            rig.delivery.offer("t/a", str(n).encode() * (module.LARGE_BYTES * 2 // 3))
+        await rig.visit()
+        assert rig.delivery.spooled[0] == 5
+        rig.delivery.connected()
+        for _ in range(3):
+            await rig.visit()
+            rig.send_all()
+        assert [payload[-1:] for payload in rig.got] == [b"0", b"1", b"2", b"3", b"4"]
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_results_under_way_are_not_given_up_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker may have them already; only what waits can go."""
+
+    async def body() -> None:
+        rig = Rig(None)
+        rig.delivery.connected()
+        rig.offer(10, 11, 12, 13)
+        ones = [rig.take() for _ in range(4)]
+        monkeypatch.setattr(module, "MOST_BYTES", 5)
+        rig.offer(14)
+        assert rig.delivery.lost() == {"outbox_full": 1}
+        for one in ones:
+            assert one
+            rig.delivery.confirmed(one)
+        assert rig.delivery.books.confirmed == 4
+        assert rig.books_balance
+        await rig.delivery.close()
+
+    run(body)
+
+
 @pytest.mark.parametrize("how", ["no room", "damaged"])
 def test_a_result_whose_copy_is_gone_is_kept_or_counted(tmp_path: Path, how: str) -> None:
     """It was in memory when the spool let go of its copy; then the broker went, too."""
