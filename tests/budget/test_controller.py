@@ -577,3 +577,26 @@ def test_where_a_shadow_frame_leaves_deepens_with_the_budget() -> None:
     assert list(passage.elsewhere) == sorted(passage.elsewhere)
     assert passage.elsewhere[0] == 0
     assert passage.elsewhere[-1] == 2
+
+
+def test_other_budgets_are_tried_with_the_offset_that_the_stream_needs() -> None:
+    """Content that needs a higher coordinate needs it at other budgets as well."""
+    found = []
+    for trim in (0.0, 0.2):
+        controller = BudgetController(TABLE, Terms(0.6), shadow=0.1, stream_id=SHADOW_FIRST)
+        controller.remember({**controller.memory(), "trim": trim})
+        passage = controller.enter(0.0)
+        for k in range(3):
+            controller.leaves(passage, k, 0.5)
+        found.append(passage.elsewhere)
+    assert all(a <= b for a, b in zip(*found, strict=True))
+    assert sum(found[0]) < sum(found[1])
+
+
+@pytest.mark.parametrize(
+    ("shadow", "coordinate"), [(0.0, 0.5), (0.1, 0.4 / 0.9), (0.3, 0.2 / 0.7), (0.4, 0.25)]
+)
+def test_shadow_frames_are_paid_for_by_the_others(shadow: float, coordinate: float) -> None:
+    """From the first frame on, as far down as the first exit goes."""
+    controller = BudgetController(TABLE, Terms(0.5), shadow=shadow, stream_id="cam")
+    assert controller.coordinate == pytest.approx(coordinate)
