@@ -52,6 +52,7 @@ LEDGER, WINDOW = "budget/ledger.py", "budget/score_window.py"
 BATCHER, SPOOL, DELIVERY = "engine/batcher.py", "sinks/spool.py", "sinks/delivery.py"
 OF_THRESHOLDS = ("tests/scheduling/test_thresholds.py",)
 OF_CONTROLLER = ("tests/budget/test_controller.py",)
+OF_LEDGER = ("tests/budget/test_ledger.py",)
 OF_WINDOW = ("tests/budget/test_score_window.py",)
 OF_BATCHER = ("tests/engine/test_batcher.py",)
 OF_SPOOL = ("tests/sinks/test_spool.py",)
@@ -133,14 +134,14 @@ MUTANTS = (
         LEDGER,
         "before - self._excess[place] + excess",
         "before + excess",
-        OF_CONTROLLER,
+        OF_LEDGER,
     ),
     Mutant(
-        "the latest window is not asked",
+        "a frame may reserve in another one's place",
         LEDGER,
-        "range(seq, self._last + 1)",
-        "range(seq, self._last)",
-        OF_CONTROLLER,
+        "self._last - seq >= self._window",
+        "self._last - seq > self._window",
+        OF_LEDGER,
     ),
     Mutant(
         "another score than the oldest goes",

@@ -600,3 +600,30 @@ def test_shadow_frames_are_paid_for_by_the_others(shadow: float, coordinate: flo
     """From the first frame on, as far down as the first exit goes."""
     controller = BudgetController(TABLE, Terms(0.5), shadow=shadow, stream_id="cam")
     assert controller.coordinate == pytest.approx(coordinate)
+
+
+def test_a_window_in_seconds_steers_as_one_of_so_many_frames() -> None:
+    """At ten frames per second, 30 seconds are 300 frames: the same debt moves as much."""
+    coordinates = []
+    for terms in (Terms(0.5, window=300), Terms(0.5, window_seconds=30.0)):
+        controller = BudgetController(TABLE, terms)
+        controller.remember({**controller.memory(), "pace": 0.1})
+        for i in range(3):
+            controller.leaves(controller.enter(i / 10), 0, 0.0)
+        coordinates.append(controller.coordinate)
+    assert coordinates[0] < 0.45
+    assert coordinates[1] == pytest.approx(coordinates[0])
+
+
+def test_frames_of_which_nobody_knew_the_time_are_in_no_rate() -> None:
+    """Between two budgets per second one per frame was held, and the stream stood still for an hour."""
+    per_second = Terms(50.0, "second", window_seconds=30)
+    controller = BudgetController(TABLE, per_second)
+    play(controller, PATTERNS["never sure"], 100, seconds=lambda i: i / 10)
+    controller.change(terms=Terms(1.0))
+    play(controller, PATTERNS["never sure"], 20, seconds=lambda i: 3600 + i / 10)
+    controller.change(terms=per_second)
+    assert controller.status.per_second is None
+    play(controller, PATTERNS["never sure"], 100, seconds=lambda i: 3602 + i / 10)
+    assert controller.status.per_second == pytest.approx(10.0, rel=0.01)
+    assert controller.status.frames == 100
