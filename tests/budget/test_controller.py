@@ -627,3 +627,14 @@ def test_frames_of_which_nobody_knew_the_time_are_in_no_rate() -> None:
     play(controller, PATTERNS["never sure"], 100, seconds=lambda i: 3602 + i / 10)
     assert controller.status.per_second == pytest.approx(10.0, rel=0.01)
     assert controller.status.frames == 100
+
+
+def test_what_a_second_costs_is_told_once_it_is_known() -> None:
+    """Frames from before a budget per second have no times; their costs are not divided by others'."""
+    controller = BudgetController(TABLE, Terms(0.5, window=50))
+    play(controller, PATTERNS["never sure"], 50, seconds=lambda i: i / 10)
+    controller.change(terms=Terms(50.0, "second", window=50))
+    play(controller, PATTERNS["never sure"], 49, seconds=lambda i: 5 + i / 10)
+    assert controller.status.per_second is None
+    play(controller, PATTERNS["never sure"], 1, seconds=lambda i: 9.9)
+    assert controller.status.per_second == pytest.approx(10.0, rel=0.05)
