@@ -12,6 +12,7 @@ from streamexit.budget.controller import DEBT_SHARE, BudgetController, Passage
 from streamexit.budget.shadow import GRID, is_shadow
 from streamexit.budget.terms import Terms
 from streamexit.errors import BudgetError
+from streamexit.exits import ALWAYS
 from streamexit.replay import worst_window_error
 from streamexit.scheduling.thresholds import ThresholdTable
 from tests.budget.rig import (
@@ -638,3 +639,22 @@ def test_what_a_second_costs_is_told_once_it_is_known() -> None:
     assert controller.status.per_second is None
     play(controller, PATTERNS["never sure"], 1, seconds=lambda i: 9.9)
     assert controller.status.per_second == pytest.approx(10.0, rel=0.05)
+
+
+def test_frames_that_come_all_at_once_leave_a_memory_that_can_be_read() -> None:
+    """A recording that is read in one go has no pace to speak of, but some."""
+    controller = BudgetController(TABLE, Terms(0.5))
+    play(controller, uniform(1), 2000, seconds=lambda i: 5.0)
+    memory = controller.memory()
+    assert memory["pace"] > 0
+    controller.remember(memory)
+    assert controller.memory() == memory
+
+
+def test_an_exit_where_all_are_to_leave_keeps_nobody() -> None:
+    """However low a score is, even below all that were seen there."""
+    table = ThresholdTable(COSTS, (0.425,), ((0.5, ALWAYS),), ((0.5, 0.5, 0.0),))
+    controller = BudgetController(table, Terms(0.425))
+    controller.remember({**controller.memory(), "scores": [[0.5] * 256, [0.5] * 256]})
+    assert controller.threshold(0.425, 0) == pytest.approx(0.5)
+    assert controller.threshold(0.425, 1) < 1e-6

@@ -267,3 +267,13 @@ def test_nan_leaves_where_all_leave() -> None:
     assert exits_taken(scores, np.array([ALWAYS, ALWAYS, ALWAYS])).tolist() == [0, 0]
     assert exits_taken(scores, np.array([0.5, ALWAYS, ALWAYS])).tolist() == [1, 1]
     assert exits_taken(scores, np.array([0.5, 0.5, ALWAYS])).tolist() == [1, 2]
+
+
+def test_a_dearer_row_that_lets_more_leave_early_is_held_up() -> None:
+    """Its shares ask for a lower threshold at the first exit; it keeps the one of the row before."""
+    rows = [np.array([0.3, 0.6, 0.1]), np.array([0.5, 0.0, 0.5])]
+    table = build_table(np.random.default_rng(0).random((1000, 3)), COSTS, rows)
+    cheap, dear = table.thresholds
+    assert dear[0] == cheap[0]
+    assert dear[1] > cheap[1]
+    assert table.shares[1][0] == pytest.approx(0.3, abs=0.002)
