@@ -15,11 +15,15 @@ import av
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from streamexit.testing import write_toy_pipeline
 
 ROOT = Path(__file__).resolve().parents[1]
 IN_CI = os.environ.get("CI") == "true"
+
+settings.register_profile("patient", settings(), deadline=None)  # a busy machine is no failure
+settings.load_profile("patient")
 
 
 def absent(what: str) -> None:

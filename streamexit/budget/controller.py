@@ -435,8 +435,9 @@ class _Recent:
 
     @property
     def seconds(self) -> float:
-        """From the first to the last, as far as it is known."""
-        return self._times[-1] - self._times[0] if self._times else 0.0
+        """From the first to the last; 0 while not all came when time was asked for."""
+        all_timed = len(self._times) == len(self._exits) > 0
+        return self._times[-1] - self._times[0] if all_timed else 0.0
 
     def __len__(self) -> int:
         return len(self._exits)

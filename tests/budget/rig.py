@@ -74,6 +74,8 @@ def uniform(seed: int) -> Scores:
     return lambda i, k: float(values[i % 5000, k])
 
 
+DRIFT, SURENESS = uniform(2), uniform(3)
+
 PATTERNS: dict[str, Scores] = {
     "as calibrated": uniform(1),
     "always sure": lambda i, k: 1.0,
@@ -82,8 +84,8 @@ PATTERNS: dict[str, Scores] = {
     "NaN": lambda i, k: float("nan"),
     "alternating extremes": lambda i, k: float(i % 2),
     "blocks": lambda i, k: float(i // 100 % 2),
-    "drifting": lambda i, k: min(1.0, i / 3000 + 0.2 * uniform(2)(i, k)),
-    "mostly sure": lambda i, k: 0.9 + 0.1 * uniform(3)(i, k),
+    "drifting": lambda i, k: min(1.0, i / 3000 + 0.2 * DRIFT(i, k)),
+    "mostly sure": lambda i, k: 0.9 + 0.1 * SURENESS(i, k),
 }
 
 

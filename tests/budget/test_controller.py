@@ -9,12 +9,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamexit.budget.controller import DEBT_SHARE, BudgetController, Passage
-from streamexit.budget.shadow import GRID
+from streamexit.budget.shadow import GRID, is_shadow
 from streamexit.budget.terms import Terms
 from streamexit.errors import BudgetError
+from streamexit.exits import ALWAYS
 from streamexit.playback import worst_window_error
 from streamexit.scheduling.thresholds import ThresholdTable
-from tests.budget.rig import COSTS, PATTERNS, TABLE, play, play_delayed, regimes, uniform
+from tests.budget.rig import (
+    COSTS,
+    PATTERNS,
+    TABLE,
+    make_table,
+    play,
+    play_delayed,
+    regimes,
+    uniform,
+)
 
 
 def bound(budget: float, window: int) -> float:
@@ -338,10 +348,10 @@ def test_shadow_frames_go_to_the_end_and_are_charged() -> None:
     """One frame in ten goes all the way; the mean stays at the budget, the bound holds."""
     controller = BudgetController(TABLE, Terms(0.5), shadow=0.1, stream_id="cam")
     passages: list[Passage] = []
-    costs = []
+    costs, scores = [], uniform(1)
     for i in range(3000):
         k, passage = 0, controller.enter(float(i))
-        while not controller.leaves(passage, k, uniform(1)(i, k)):
+        while not controller.leaves(passage, k, scores(i, k)):
             k += 1
         passages.append(passage)
         costs.append(COSTS[k])
@@ -419,3 +429,232 @@ def test_window_error_worked_by_hand() -> None:
     assert worst_window_error([0, 0, 1, 1, 0], 0.5, 3) == pytest.approx(1 / 3)
     assert worst_window_error([1, 0], 0.5, 3) == 0
     assert worst_window_error([], 0.5, 3) is None
+
+
+@pytest.mark.parametrize("budget", [0.26, 0.5, 0.9])
+@pytest.mark.parametrize("pattern", ["as calibrated", "never sure", "alternating extremes"])
+def test_shadow_frames_do_not_break_the_bound(pattern: str, budget: float) -> None:
+    """Even if all frames are to be such: none is taken while the stream owes too much."""
+    controller = BudgetController(TABLE, Terms(budget), shadow=1.0, stream_id="cam")
+    costs = play(controller, PATTERNS[pattern], 2000)
+    worst = worst_window_error(costs, budget, 300)
+    assert worst is not None
+    assert worst <= bound(budget, 300)
+
+
+def test_no_shadow_frames_below_the_first_exit() -> None:
+    """Where not even the first exit can be paid, nothing is spent on looking deeper."""
+    controller = BudgetController(TABLE, Terms(0.1), shadow=1.0, stream_id="cam")
+    assert set(play(controller, PATTERNS["never sure"], 200)) == {0.25}
+
+
+@pytest.mark.parametrize("share", [0.05, 1.0])
+def test_strict_holds_with_shadow_frames(share: float) -> None:
+    """They have to be granted like all that goes deeper."""
+    controller = BudgetController(
+        TABLE, Terms(0.5, window=50, strict=True), shadow=share, stream_id="cam"
+    )
+    sums = np.concatenate([[0.0], np.cumsum(play(controller, PATTERNS["never sure"], 1000))])
+    assert (sums[50:] - sums[:-50]).max() <= 50 * 0.5 + 1e-6
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_frame_that_is_withdrawn_costs_what_it_has_spent(strict: bool) -> None:
+    """And nothing twice: its debt is what is above the budget, or below."""
+    for k, cost in enumerate(COSTS[:2]):
+        controller = BudgetController(TABLE, Terms(0.5, strict=strict))
+        passage = controller.enter(0.0)
+        for reached in range(k + 1):
+            controller.leaves(passage, reached, 0.0)
+        controller.withdrawn(passage, k)
+        aim = 0.5 * (0.99 if strict else 1.0)
+        assert controller.status.debt == pytest.approx(cost - aim)
+        controller.withdrawn(passage, k)
+        assert controller.status.debt == pytest.approx(cost - aim)
+
+
+def test_where_nothing_binds_a_withdrawn_frame_owes_nothing() -> None:
+    """A stream that may spend everything keeps no debt."""
+    controller = BudgetController(TABLE, Terms(1.0))
+    passage = controller.enter(0.0)
+    controller.leaves(passage, 0, 0.0)
+    controller.withdrawn(passage, 0)
+    assert controller.status.debt == 0.0
+
+
+def test_a_new_table_under_the_same_strict_terms_keeps_what_was_spent() -> None:
+    """Exit shares that are searched again give no fresh budget in the middle of a window."""
+    controller = BudgetController(TABLE, Terms(0.5, window=100, strict=True))
+    costs = play(controller, PATTERNS["never sure"], 150)
+    controller.change(table=make_table(seed=5))
+    costs += play(controller, PATTERNS["never sure"], 150, begin=150)
+    sums = np.concatenate([[0.0], np.cumsum(costs)])
+    assert (sums[100:] - sums[:-100]).max() <= 100 * 0.5 + 1e-6
+
+
+def test_a_memory_comes_back_as_it_was() -> None:
+    """Offset, pace and scores; what is owed is forgiven."""
+    first = BudgetController(TABLE, Terms(0.5))
+    play(first, PATTERNS["mostly sure"], 2000, seconds=lambda i: i / 10)
+    memory = json.loads(json.dumps(first.memory()))
+    assert abs(memory["trim"]) > 0.005
+    second = BudgetController(TABLE, Terms(0.5))
+    second.remember(memory)
+    assert second.memory() == memory
+    assert second.status.debt == 0.0
+    assert second.coordinate == pytest.approx(0.5 + memory["trim"])
+
+
+def test_a_remembered_pace_counts_from_the_first_frame_on() -> None:
+    """A budget per second knows at once what it comes to per frame."""
+    first = BudgetController(TABLE, Terms(5.0, "second", window_seconds=30))
+    play(first, uniform(1), 600, seconds=lambda i: i / 10)
+    second = BudgetController(TABLE, Terms(5.0, "second", window_seconds=30))
+    assert second.status.target == pytest.approx(5.0 / 25)
+    second.remember(json.loads(json.dumps(first.memory())))
+    assert second.status.target == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("trim", "coordinate"), [(5.0, 1.0), (-5.0, 0.25), (0.1, 0.6)])
+def test_a_memory_of_another_budget_is_brought_inside(trim: float, coordinate: float) -> None:
+    """An offset that this table has no room for would take long to be unlearned."""
+    controller = BudgetController(TABLE, Terms(0.5))
+    controller.remember({**controller.memory(), "trim": trim})
+    assert controller.coordinate == pytest.approx(coordinate)
+
+
+def test_a_change_of_terms_brings_the_offset_inside() -> None:
+    """Under a smaller budget there is less room below it."""
+    controller = BudgetController(TABLE, Terms(0.6))
+    controller.remember({**controller.memory(), "trim": -0.3})
+    controller.change(terms=Terms(0.3))
+    assert controller.coordinate == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("rate", [5, 10])
+def test_what_a_second_costs_is_told_exactly(rate: int) -> None:
+    """Frames that all cost the same come to rate times cost, the first frame's time included."""
+    controller = BudgetController(TABLE, Terms(50.0, "second", window_seconds=4))
+    play(controller, PATTERNS["never sure"], 600, seconds=lambda i: i / rate)
+    assert controller.status.frames == 4 * rate
+    assert controller.status.per_second == pytest.approx(rate, rel=1e-6)
+
+
+def test_a_frame_is_not_judged_by_its_own_cost() -> None:
+    """What it was charged when it stayed does not send it away at the next exit."""
+    controller = BudgetController(TABLE, Terms(0.5))
+    passage = controller.enter(0.0)
+    before = controller.threshold(controller.coordinate, 1)
+    assert not controller.leaves(passage, 0, 0.0)
+    after = controller.threshold(controller.coordinate, 1)
+    assert after < before - 0.01
+    assert not controller.leaves(passage, 1, (before + after) / 2)
+
+
+SHADOW_FIRST = next(f"cam{n}" for n in range(1000) if is_shadow(f"cam{n}", 0, 0.1))
+"""A stream whose first frame is a shadow frame."""
+
+
+@pytest.mark.parametrize(("scores", "exit_"), [((1.0, 1.0), 0), ((0.0, 1.0), 1), ((0.0, 0.0), 2)])
+def test_shadow_frames_tell_where_they_would_have_left(
+    scores: tuple[float, float], exit_: int
+) -> None:
+    """Here and at other budgets: at the first exit that is sure, and at none where none is."""
+    controller = BudgetController(TABLE, Terms(0.6), shadow=0.1, stream_id=SHADOW_FIRST)
+    passage = controller.enter(0.0)
+    for k, score in enumerate((*scores, 0.0)):
+        assert controller.leaves(passage, k, score) == (k == 2)
+    assert passage.leaves_at == exit_
+    assert passage.elsewhere == (exit_,) * GRID
+    assert passage.scores == (*scores, 0.0)
+
+
+def test_where_a_shadow_frame_leaves_deepens_with_the_budget() -> None:
+    """A frame that is neither sure nor unsure leaves the later, the more may be spent."""
+    controller = BudgetController(TABLE, Terms(0.6), shadow=0.1, stream_id=SHADOW_FIRST)
+    passage = controller.enter(0.0)
+    for k in range(3):
+        controller.leaves(passage, k, 0.5)
+    assert list(passage.elsewhere) == sorted(passage.elsewhere)
+    assert passage.elsewhere[0] == 0
+    assert passage.elsewhere[-1] == 2
+
+
+def test_other_budgets_are_tried_with_the_offset_that_the_stream_needs() -> None:
+    """Content that needs a higher coordinate needs it at other budgets as well."""
+    found = []
+    for trim in (0.0, 0.2):
+        controller = BudgetController(TABLE, Terms(0.6), shadow=0.1, stream_id=SHADOW_FIRST)
+        controller.remember({**controller.memory(), "trim": trim})
+        passage = controller.enter(0.0)
+        for k in range(3):
+            controller.leaves(passage, k, 0.5)
+        found.append(passage.elsewhere)
+    assert all(a <= b for a, b in zip(*found, strict=True))
+    assert sum(found[0]) < sum(found[1])
+
+
+@pytest.mark.parametrize(
+    ("shadow", "coordinate"), [(0.0, 0.5), (0.1, 0.4 / 0.9), (0.3, 0.2 / 0.7), (0.4, 0.25)]
+)
+def test_shadow_frames_are_paid_for_by_the_others(shadow: float, coordinate: float) -> None:
+    """From the first frame on, as far down as the first exit goes."""
+    controller = BudgetController(TABLE, Terms(0.5), shadow=shadow, stream_id="cam")
+    assert controller.coordinate == pytest.approx(coordinate)
+
+
+def test_a_window_in_seconds_steers_as_one_of_so_many_frames() -> None:
+    """At ten frames per second, 30 seconds are 300 frames: the same debt moves as much."""
+    coordinates = []
+    for terms in (Terms(0.5, window=300), Terms(0.5, window_seconds=30.0)):
+        controller = BudgetController(TABLE, terms)
+        controller.remember({**controller.memory(), "pace": 0.1})
+        for i in range(3):
+            controller.leaves(controller.enter(i / 10), 0, 0.0)
+        coordinates.append(controller.coordinate)
+    assert coordinates[0] < 0.45
+    assert coordinates[1] == pytest.approx(coordinates[0])
+
+
+def test_frames_of_which_nobody_knew_the_time_are_in_no_rate() -> None:
+    """Between two budgets per second one per frame was held, and the stream stood still for an hour."""
+    per_second = Terms(50.0, "second", window_seconds=30)
+    controller = BudgetController(TABLE, per_second)
+    play(controller, PATTERNS["never sure"], 100, seconds=lambda i: i / 10)
+    controller.change(terms=Terms(1.0))
+    play(controller, PATTERNS["never sure"], 20, seconds=lambda i: 3600 + i / 10)
+    controller.change(terms=per_second)
+    assert controller.status.per_second is None
+    play(controller, PATTERNS["never sure"], 100, seconds=lambda i: 3602 + i / 10)
+    assert controller.status.per_second == pytest.approx(10.0, rel=0.01)
+    assert controller.status.frames == 100
+
+
+def test_what_a_second_costs_is_told_once_it_is_known() -> None:
+    """Frames from before a budget per second have no times; their costs are not divided by others'."""
+    controller = BudgetController(TABLE, Terms(0.5, window=50))
+    play(controller, PATTERNS["never sure"], 50, seconds=lambda i: i / 10)
+    controller.change(terms=Terms(50.0, "second", window=50))
+    play(controller, PATTERNS["never sure"], 49, seconds=lambda i: 5 + i / 10)
+    assert controller.status.per_second is None
+    play(controller, PATTERNS["never sure"], 1, seconds=lambda i: 9.9)
+    assert controller.status.per_second == pytest.approx(10.0, rel=0.05)
+
+
+def test_frames_that_come_all_at_once_leave_a_memory_that_can_be_read() -> None:
+    """A recording that is read in one go has no pace to speak of, but some."""
+    controller = BudgetController(TABLE, Terms(0.5))
+    play(controller, uniform(1), 2000, seconds=lambda i: 5.0)
+    memory = controller.memory()
+    assert memory["pace"] > 0
+    controller.remember(memory)
+    assert controller.memory() == memory
+
+
+def test_an_exit_where_all_are_to_leave_keeps_nobody() -> None:
+    """However low a score is, even below all that were seen there."""
+    table = ThresholdTable(COSTS, (0.425,), ((0.5, ALWAYS),), ((0.5, 0.5, 0.0),))
+    controller = BudgetController(table, Terms(0.425))
+    controller.remember({**controller.memory(), "scores": [[0.5] * 256, [0.5] * 256]})
+    assert controller.threshold(0.425, 0) == pytest.approx(0.5)
+    assert controller.threshold(0.425, 1) < 1e-6

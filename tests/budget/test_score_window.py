@@ -24,3 +24,33 @@ def test_the_share_that_is_asked_for_reaches_the_score(share: float) -> None:
     scores = np.random.default_rng(0).random(LENGTH)
     threshold = ScoreWindow(scores.tolist()).reached_by(share)
     assert (scores >= threshold).sum() == pytest.approx(share * LENGTH, abs=1)
+
+
+def test_a_full_window_lets_the_oldest_go_each_time() -> None:
+    """Over three lengths of scores, many of them equal, order and quantiles are the last ones'."""
+    random = np.random.default_rng(1)
+    drawn = random.choice([0.125, 0.5, 2.0], 3 * LENGTH) * random.random(3 * LENGTH)
+    drawn[::5] = 0.25
+    scores = drawn.astype(np.float32)
+    window = ScoreWindow()
+    for n, score in enumerate(scores.tolist(), 1):
+        window.add(score)
+        last = scores[max(0, n - LENGTH) : n]
+        assert len(window) == len(last)
+        assert window.reached_by(0.0) == last.max()
+        assert window.reached_by(1.0) == last.min()
+        assert window.reached_by(0.5) == pytest.approx(float(np.median(last)), abs=1e-6)
+    assert window.scores == scores[-LENGTH:].tolist()
+
+
+def test_places_between_scores_are_interpolated() -> None:
+    """Of four scores each stands for a quarter of the frames, and lies in the middle of it."""
+    window = ScoreWindow([0.5, 0.25, 1.0, 0.75])
+    assert [window.reached_by(share) for share in (0.125, 0.375, 0.625, 0.875)] == [
+        1.0,
+        0.75,
+        0.5,
+        0.25,
+    ]
+    assert window.reached_by(0.5) == 0.625
+    assert window.reached_by(0.05) == 1.0

@@ -186,6 +186,13 @@ def test_other_frames_judge_than_those_that_searched() -> None:
     assert finding.table is None
 
 
+def test_frames_without_scores_find_nothing() -> None:
+    """Where no exit is ever sure, no frame can be sent anywhere: there is nothing to search."""
+    nan = float("nan")
+    frame = ShadowFrame((nan, nan, nan), (1.0, 1.0, 1.0), 2, (2,) * 7, 0.5)
+    assert search_again([frame] * FEWEST, TABLE, 0.5) is None
+
+
 def test_luck_is_seldom_adopted() -> None:
     """Where nothing is to be gained, few searches find something."""
     adopted = 0

@@ -185,3 +185,24 @@ def test_jain_index() -> None:
     assert jain_index([1.0, 0.0, 0.0, 0.0]) == pytest.approx(0.25)
     assert jain_index([0.0, 0.0]) == 1
     assert all(jain_index([k / 37] * 5) <= 1 for k in range(1, 38))
+
+
+def test_a_round_without_streams_changes_nothing() -> None:
+    """An empty device has nothing to share out, and the next stream gets what it asks for."""
+    share = DeviceShare(100.0)
+    share.rebalance({}, {})
+    assert (share.fractions, share.allocated) == ({}, 0)
+    assert share.join(claim("a")).fraction == 0.5
+
+
+def test_a_network_of_one_exit_has_one_price() -> None:
+    """It can be given neither more nor less; the others share what is left."""
+    share = DeviceShare(160.0)
+    share.join(claim("only", fraction=1.0, low=1.0))
+    share.join(claim("deep", low=0.2))
+    seen = {"only": frames(1.0, 1.0), "deep": frames(0.4, 0.7)}
+    seen["only"] = [ShadowFrame((1.0,), (1.0,), 0, (0,) * GRID, 1.0)] * 50
+    for _ in range(40):
+        share.rebalance(seen, {"only": (1.0,), "deep": COSTS})
+    assert share.fractions["only"] == pytest.approx(1.0)
+    assert share.fractions["deep"] == pytest.approx(0.6, abs=0.01)

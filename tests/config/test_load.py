@@ -9,6 +9,7 @@ import pytest
 from streamexit.config.load import load_configuration
 from streamexit.errors import ConfigurationError
 from streamexit.exits import Budget
+from streamexit.wire.commands import VERBS
 
 ROOT = Path(__file__).resolve().parents[2]
 STREAM = "{id: a, source: 'synthetic:seed=1', pipeline: toy, budget: {fraction: 0.5}}"
@@ -253,3 +254,121 @@ def test_option_out_of_range_is_refused(tmp_path: Path, key: str, value: str) ->
 def test_misspelt_stream_option_gets_the_nearest_name(tmp_path: Path) -> None:
     """A misspelt option of a stream is refused and the right name proposed."""
     assert "did you mean 'policy'?" in refusal(write(tmp_path, polcy="eenet"))
+
+
+@pytest.mark.parametrize(
+    ("top", "expected"),
+    [
+        ("node: {timezone: Mars/Base}", "write an IANA name"),
+        ("mqtt: {url: [mqtt://a, embedded]}", "mqtts://host:8883 or embedded"),
+        ("mqtt: {url: 5}", "a list of these or embedded"),
+        ("mqtt: {url: [5]}", "a list of these or embedded"),
+        ("mqtt: {url: []}", "a list of these or embedded"),
+        ("mqtt: {url: mqtts://a, tls: {key_file: k.pem}}", "key_file goes with cert_file"),
+        (
+            "mqtt: {url: mqtt://a, commands: [info, fly]}",
+            "write true, false or a list of these: info",
+        ),
+        ("mqtt: {url: mqtt://a, commands: all}", "write true, false or a list of these: info"),
+        ("http: {host: 0.0.0.0}", "can be reached by others: give a token"),
+        ("secrets: s.env\nhttp: {token: '${SHORT}'}", "16 characters at least"),
+    ],
+)
+def test_a_wrong_section_is_refused_with_the_remedy(
+    tmp_path: Path, top: str, expected: str
+) -> None:
+    """What would not work, or not be safe, is said before anything is started."""
+    (tmp_path / "s.env").write_text("SHORT=" + "x" * 15)
+    assert expected in refusal(write(tmp_path, top=top))
+
+
+def test_sections_that_are_right_are_taken(tmp_path: Path) -> None:
+    """A time zone, several brokers, some commands, and HTTP for others with a token of 16 characters."""
+    (tmp_path / "s.env").write_text("LONG=" + "x" * 16)
+    top = (
+        "node: {timezone: Europe/Berlin}\nsecrets: s.env\n"
+        "mqtt: {url: [mqtt://a, 'mqtts://b:8884'], commands: [info, snapshot],"
+        " tls: {cert_file: c.pem, key_file: k.pem}}\n"
+        "http: {host: 0.0.0.0, token: '${LONG}'}"
+    )
+    file = tmp_path / "node.yaml"
+    file.write_text(f"{top}\npipelines: {{toy: p}}\nstreams: [{STREAM}]\n")
+    value = load_configuration(file).value
+    assert value.node.timezone == "Europe/Berlin"
+    assert value.mqtt is not None
+    assert value.mqtt.urls == ["mqtt://a", "mqtts://b:8884"]
+    assert value.mqtt.commands == ["info", "snapshot"]
+    assert value.http is not None
+
+
+@pytest.mark.parametrize("commands", ["true", "false", f"[{', '.join(VERBS)}]", "[]"])
+def test_commands_over_mqtt_are_all_none_or_named(tmp_path: Path, commands: str) -> None:
+    """Every verb that there is can be named."""
+    top = f"mqtt: {{url: embedded, commands: {commands}}}"
+    mqtt = load_configuration(write(tmp_path, top=top)).value.mqtt
+    assert mqtt is not None
+    assert mqtt.urls == ["embedded"]
+    expected = {"true": True, "false": False, "[]": []}.get(commands, list(VERBS))
+    assert mqtt.commands == expected
+
+
+@pytest.mark.parametrize(
+    ("publish", "seconds"),
+    [("{every: 2s}", 2.0), ("{every: 500ms}", 0.5), ("{every: 0.25}", 0.25), ("{every: '3'}", 3.0)],
+)
+def test_results_can_be_rarer(tmp_path: Path, publish: str, seconds: float) -> None:
+    """One in so much time, as people write it or as a number of seconds."""
+    chosen = load_configuration(write(tmp_path, publish=publish)).value.streams[0].publish
+    assert not isinstance(chosen, str)
+    assert chosen.seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("publish", "expected"),
+    [
+        ("sometimes", "write every_frame, on_change or {every: 2s}"),
+        ("5", "write every_frame, on_change or {every: 2s}"),
+        ("{every: 2 weeks}", "'2 weeks' is not a duration; write 30s"),
+        ("{every: 0}", "0"),
+        ("{every: -1}", "-1"),
+    ],
+)
+def test_a_wrong_rule_of_publishing_is_refused(tmp_path: Path, publish: str, expected: str) -> None:
+    """With the forms that there are."""
+    message = refusal(write(tmp_path, publish=publish))
+    assert "line 7, streams[0].publish: " in message
+    assert expected in message
+
+
+def test_a_floor_above_the_cap_is_refused(tmp_path: Path) -> None:
+    """No budget could keep both; equal ones are fine."""
+    wrong = write(tmp_path, budget="{fraction: 0.5, floor: 0.6, cap: 0.5}")
+    assert "floor 0.6 is above cap 0.5" in refusal(wrong)
+    right = write(tmp_path, budget="{fraction: 0.5, floor: 0.5, cap: 0.5}")
+    assert load_configuration(right).value.streams[0].budget.floor == 0.5
+
+
+def test_a_node_that_could_do_nothing_is_refused(tmp_path: Path) -> None:
+    """Without streams there must be a way to add one."""
+    file = tmp_path / "node.yaml"
+    file.write_text("pipelines: {toy: p}\n")
+    assert "neither mqtt nor http to add one with" in refusal(file)
+    for way in ("mqtt: {url: embedded}", "http: {}"):
+        file.write_text(f"pipelines: {{toy: p}}\n{way}\n")
+        assert load_configuration(file).value.streams == []
+
+
+def test_a_file_of_secrets_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """In a folder of secrets each file is one; the message names it, and not its content."""
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    (folder / "KEY").write_bytes(b"\xff\xfe")
+    top = "secrets: secrets\nmqtt: {url: mqtt://a, username: u, password: '${KEY}'}"
+    with pytest.raises(ConfigurationError, match=r"secrets/KEY: cannot be read as UTF-8 text"):
+        load_configuration(write(tmp_path, top=top))
+
+
+def test_a_value_of_the_wrong_kind_in_a_list_is_named(tmp_path: Path) -> None:
+    """With its place in the list."""
+    message = refusal(write(tmp_path, active_hours="[{from: 7}]"))
+    assert "line 7, streams[0].active_hours[0]: Input should be a valid string" in message

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from streamexit.config.load import load_configuration
-from streamexit.config.overlay import OverlayFile, overlay_path
+from streamexit.config.overlay import OverlayFile, overlay_path, parse_section, with_stream
 from streamexit.config.schema import NodeConfiguration
 from streamexit.documents import Document
 from streamexit.errors import ConfigurationError
@@ -120,3 +120,20 @@ def test_a_stream_may_take_the_place_of_a_configured_one(file: Path) -> None:
     assert ids(document) == ["b", "c", "a"]
     changes.note_removed("a", configured=True)
     assert ids(load_configuration(file)) == ["b", "c"]
+
+
+def test_one_that_cannot_be_read_is_told_apart_from_a_broken_one(file: Path) -> None:
+    """A folder in its place is not to be mended or deleted as a file."""
+    (file.parent / "node.overlay.yaml").mkdir()
+    with pytest.raises(ConfigurationError, match=r"node\.overlay\.yaml cannot be read: Is a dir"):
+        load_configuration(file)
+
+
+def test_a_stream_more_is_the_last_and_has_its_own_place(file: Path) -> None:
+    """Messages about it say where it came from; those about the others do not change."""
+    before = load_configuration(file)
+    after = with_stream(before, parse_section(NEW, "the command"), "the command")
+    assert ids(after) == ["a", "b", "c", "d"]
+    assert ids(before) == ["a", "b", "c"]
+    assert after.where("streams", 3, "budget") == "the command.budget"
+    assert after.where("streams", 2) == before.where("streams", 2)

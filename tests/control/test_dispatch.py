@@ -274,3 +274,23 @@ def test_wrong_settings_are_answered(name: str, payload: bytes) -> None:
     ((_, content, _),) = over_mqtt(recorder, (Setting("gate", name), payload))
     assert content["status"] == "error"
     assert recorder.asked == []
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
+        ("-1", "greater than 0"),
+        ("1e999", "budget"),
+        ("40", "40 is above 1, which is the full network"),
+        ("true", "write a number"),
+        ('"0.4"', "write a number"),
+        ('{"fraction": 0.4, "gflops_per_frame": 1}', "give one of fraction"),
+        ('{"shares": 0.4}', "give one of fraction"),
+        ("{}", "give one of fraction"),
+    ],
+)
+def test_a_budget_that_cannot_be_is_refused(budget: str, expected: str) -> None:
+    """With what would be right, and before anything is done."""
+    code, message = fault("set_budget", f'{{"stream": "a", "budget": {budget}}}'.encode())
+    assert code == "bad_request"
+    assert expected in message

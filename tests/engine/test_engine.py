@@ -434,3 +434,60 @@ def test_an_empty_lane_expects_nothing_and_a_busy_one_its_pace() -> None:
     lane.came(now)
     lane.came(now)
     assert lane.expected_latency == pytest.approx(3.0, rel=0.1)
+
+
+def test_a_stream_is_detached_once_nothing_of_it_is_inside() -> None:
+    """Not before; then its share of the device goes to the others, and a second time changes nothing."""
+    rig = Rig()
+    rig.admit("a", SURE)
+    rig.admit("b", SURE)
+    one = rig.streams["a"]
+    assert not rig.engine.remove_stream(one)
+    assert rig.lane.weight == 2.0
+    rig.run(flush=True)
+    assert rig.engine.remove_stream(one)
+    assert rig.engine.remove_stream(one)
+    assert rig.lane.weight == 1.0
+    rig.admit("b", SURE)
+    rig.run(flush=True)
+    rig.engine.check_integrity()
+    assert [r.frame.stream_id for r in rig.delivered] == ["a", "b", "b"]
+
+
+def test_a_batch_on_the_device_is_given_up_with_the_rest() -> None:
+    """It is waited for, its answers are forgotten, and its frames are counted as stopped."""
+    rig = Rig(ScriptedBackend(depth=2, ready=False, sizes=(1, 1, 1)))
+    rig.admit("a", SURE)
+    assert rig.engine.step(wait="unless_busy")
+    assert rig.engine.in_flight == 1
+    rig.engine.drop_rest()
+    assert (rig.engine.in_flight, rig.engine.load, rig.lane.inside) == (0, 0, 0)
+    assert rig.streams["a"].counters.dropped == {"stopped": 1}
+    rig.engine.check_integrity()
+    assert not rig.engine.step(flush=True)
+    assert rig.delivered == []
+
+
+def test_a_frame_that_was_counted_twice_is_noticed() -> None:
+    """More frames open than the source has seen is an error of the books."""
+    rig = Rig()
+    rig.admit("a", UNSURE)
+    rig.streams["a"].counters.answered += 1
+    with pytest.raises(EngineError, match=r"stream a: .* but 1 frames are open"):
+        rig.engine.check_integrity()
+
+
+def test_the_device_is_busy_from_the_first_batch_to_the_last() -> None:
+    """Time without a batch on the device does not count, and overlapping batches count once."""
+    rig = Rig(ScriptedBackend(depth=2, ready=False, sizes=(1, 1, 1)))
+    rig.admit("a", SURE, now=10.0)
+    rig.engine.step(wait="unless_busy")
+    rig.admit("a", SURE, now=11.0)
+    rig.engine.step(wait="when_full")
+    rig.clock.now = 12.5
+    rig.run(12.5, flush=True)
+    assert len(rig.delivered) == 2
+    assert rig.engine.busy_seconds == 2.5
+    rig.admit("a", SURE, now=20.0)
+    rig.run(21.0, flush=True)
+    assert rig.engine.busy_seconds == 2.5

@@ -69,3 +69,33 @@ def test_cost_table_must_rise_and_be_finite(per_exit: tuple[float, ...]) -> None
     """Costs that are no positive, finite, strictly rising numbers are refused."""
     with pytest.raises(PipelineError, match="positive and strictly rising"):
         CostTable("gflops", per_exit)
+
+
+def test_a_fraction_above_the_full_network_is_refused() -> None:
+    """Whoever writes 40 means 40%, and is told how to write that; 1 is fine, and so are GFLOPs above it."""
+    assert Budget(1.0).amount == 1.0
+    assert Budget(40.0, "gflops_per_frame").amount == 40.0
+    with pytest.raises(BudgetError, match=r"40 is above 1, .* 40% is 0\.4"):
+        Budget(40.0)
+
+
+@pytest.mark.parametrize(
+    ("unit", "held_in", "per_second"),
+    [
+        ("fraction", "gflops", False),
+        ("gflops_per_frame", "gflops", False),
+        ("gflops_per_second", "gflops", True),
+        ("milliseconds_per_frame", "milliseconds", False),
+        ("milliseconds_per_second", "milliseconds", True),
+    ],
+)
+def test_every_unit_knows_its_costs(unit: str, held_in: str, per_second: bool) -> None:
+    """Which table it is held by, and whether it is per second."""
+    budget = Budget(1.0, unit)
+    assert (budget.cost_unit, budget.per_second) == (held_in, per_second)
+
+
+def test_a_stage_costs_what_it_adds() -> None:
+    """Stages sum up to the full network."""
+    costs = CostTable("gflops", (1.0, 2.5, 4.0))
+    assert [costs.of_stage(k) for k in range(3)] == [1.0, 1.5, 1.5]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from streamexit.errors import PipelineError
+from streamexit.errors import BudgetError, PipelineError
 from streamexit.exits import ALWAYS, NEVER
 from streamexit.scheduling.evidence import Floats
 from streamexit.scheduling.shares import GeometricShares, tilt_to_budget
@@ -14,7 +14,10 @@ from streamexit.scheduling.thresholds import (
     ThresholdTable,
     build_table,
     exits_taken,
+    logit,
     solve_thresholds,
+    spread_ties,
+    thresholds_within,
 )
 
 COSTS = (0.25, 0.6, 1.0)
@@ -149,3 +152,128 @@ def test_rows_must_fit_the_costs() -> None:
     """A table whose rows do not match the exits is refused."""
     with pytest.raises(PipelineError, match="3 exits"):
         ThresholdTable(COSTS, (0.5,), ((0.5,),), ((0.5, 0.3, 0.2),))
+
+
+@pytest.mark.parametrize(
+    ("budgets", "thresholds", "shares", "expected"),
+    [
+        ((0.5,), ((0.5, 0.5),), (), "differ in length"),
+        ((0.5,), (), ((0.5, 0.3, 0.2),), "differ in length"),
+        ((0.5,), ((0.5, 0.5),), ((0.5, 0.5),), "3 exits"),
+        ((0.5, 0.5), ((0.5, 0.5),) * 2, ((0.5, 0.3, 0.2),) * 2, r"inside 0\.25\.\.1"),
+        ((0.25,), ((0.5, 0.5),), ((0.5, 0.3, 0.2),), "rise strictly"),
+        ((1.0,), ((0.5, 0.5),), ((0.5, 0.3, 0.2),), "rise strictly"),
+    ],
+)
+def test_a_table_must_be_whole_and_rise(
+    budgets: tuple[float, ...],
+    thresholds: tuple[tuple[float, ...], ...],
+    shares: tuple[tuple[float, ...], ...],
+    expected: str,
+) -> None:
+    """Rows that are missing, too short, or out of order would be read as other thresholds."""
+    with pytest.raises(PipelineError, match=expected):
+        ThresholdTable(COSTS, budgets, thresholds, shares)
+
+
+BY_HAND = ThresholdTable(
+    COSTS, (0.4, 0.7), ((0.3, 0.4), (0.8, 0.9)), ((0.75, 0.0, 0.25), (0.25, 0.375, 0.375))
+)
+
+
+def test_a_table_read_by_hand() -> None:
+    """Halfway between two rows shares are their mean, and thresholds the mean of their logits."""
+    assert BY_HAND.at(0.4) == pytest.approx((0.3, 0.4, ALWAYS))
+    assert BY_HAND.shares_at(0.55) == pytest.approx((0.5, 0.1875, 0.3125))
+    assert BY_HAND.leaving_share(0.55, 0) == pytest.approx(0.5)
+    assert BY_HAND.leaving_share(0.55, 1) == pytest.approx(0.1875 / 0.5)
+    assert logit(BY_HAND.threshold(0.55, 1)) == pytest.approx((logit(0.4) + logit(0.9)) / 2)
+    assert BY_HAND.shares_at(0.1) == BY_HAND.shares_at(0.25) == (1.0, 0.0, 0.0)
+    assert BY_HAND.shares_at(1.0) == BY_HAND.shares_at(2.0) == (0.0, 0.0, 1.0)
+
+
+def test_where_nobody_comes_all_would_leave() -> None:
+    """At the first exit's cost nobody reaches the second; whoever came would leave there."""
+    assert BY_HAND.leaving_share(0.25, 1) == 1.0
+
+
+def test_other_costs_keep_the_thresholds() -> None:
+    """Held in milliseconds, a row's budget is the mean of its shares' milliseconds."""
+    costs = (0.5, 0.8, 1.0)
+    other = BY_HAND.costing(costs)
+    assert other.fractions == costs
+    assert other.thresholds == BY_HAND.thresholds
+    assert other.shares == BY_HAND.shares
+    assert other.budgets == pytest.approx((0.75 * 0.5 + 0.25, 0.25 * 0.5 + 0.375 * 1.8))
+
+
+def test_rows_that_other_costs_make_worthless_are_left_out() -> None:
+    """Where the dearer row costs no more, or nothing above the first exit, it is not in the table."""
+    rows = ((0.4, 0.6, 0.0), (0.5, 0.0, 0.5))
+    falling = ThresholdTable(COSTS, (0.46, 0.625), ((0.3, 0.3), (0.5, 0.5)), rows)
+    assert falling.costing((0.25, 0.9, 1.0)).shares == rows[:1]
+    level = ThresholdTable(
+        COSTS, (0.4, 0.5), ((0.3, 0.3), (0.5, 0.5)), ((0.5, 0.25, 0.25), (0.5, 0.25, 0.25))
+    )
+    assert level.costing((0.5, 0.75, 1.0)).budgets == (0.6875,)
+    first = ThresholdTable(COSTS, (0.3,), ((0.3, 0.3),), ((1.0, 0.0, 0.0),))
+    assert first.costing(COSTS).budgets == ()
+
+
+def test_costs_of_another_network_are_refused() -> None:
+    """A table for three exits says nothing of two."""
+    with pytest.raises(PipelineError, match="made for 3 exits, not for 2"):
+        BY_HAND.costing((0.5, 1.0))
+
+
+def test_a_budget_below_the_first_exit_is_refused() -> None:
+    """Every frame goes through the first stage, whatever the thresholds."""
+    scores = np.full((4, 3), 0.5)
+    for budget in (0.24, float("nan")):
+        with pytest.raises(BudgetError, match=r"out of reach; .* costs 0\.25"):
+            thresholds_within(TABLE, scores, budget)
+    assert realised(scores, thresholds_within(TABLE, scores, 0.25)) == [4, 0, 0]
+
+
+def test_a_budget_that_can_be_spent_to_the_last_is() -> None:
+    """Where thresholds cost exactly the budget, cheaper ones are not taken."""
+    scores = np.array([[0.9, 0.0, 0.0], [0.1, 0.0, 0.0]])
+    two = ThresholdTable((0.5, 0.75, 1.0), (0.75,), ((0.5, 0.5),), ((0.5, 0.0, 0.5),))
+    assert realised(scores, thresholds_within(two, scores, 0.75)) == [1, 0, 1]
+
+
+def test_spread_scores_stay_away_from_the_ends() -> None:
+    """A score of 0 or 1 still has a logit that tells it from others of its kind."""
+    index = np.arange(200_000.0)
+    for k in range(3):
+        lowest, highest = (
+            spread_ties(np.zeros(200_000), k, index),
+            spread_ties(np.ones(200_000), k, index),
+        )
+        assert lowest.min() > 0.49e-6
+        assert highest.max() < 1 - 0.49e-6
+
+
+def test_logits_end_where_scores_do() -> None:
+    """A score nearer to 0 or 1 than float32 can say counts as the end itself."""
+    assert logit(0.0) == logit(1e-12) == -17.0
+    assert logit(1.0) == logit(1 - 1e-12) == 17.0
+    assert logit(0.5) == 0.0
+
+
+def test_nan_leaves_where_all_leave() -> None:
+    """At an exit that lets everybody go, a frame without a score goes too."""
+    scores = np.array([[np.nan, 0.9, 0.0], [0.2, np.nan, 0.0]])
+    assert exits_taken(scores, np.array([ALWAYS, ALWAYS, ALWAYS])).tolist() == [0, 0]
+    assert exits_taken(scores, np.array([0.5, ALWAYS, ALWAYS])).tolist() == [1, 1]
+    assert exits_taken(scores, np.array([0.5, 0.5, ALWAYS])).tolist() == [1, 2]
+
+
+def test_a_dearer_row_that_lets_more_leave_early_is_held_up() -> None:
+    """Its shares ask for a lower threshold at the first exit; it keeps the one of the row before."""
+    rows = [np.array([0.3, 0.6, 0.1]), np.array([0.5, 0.0, 0.5])]
+    table = build_table(np.random.default_rng(0).random((1000, 3)), COSTS, rows)
+    cheap, dear = table.thresholds
+    assert dear[0] == cheap[0]
+    assert dear[1] > cheap[1]
+    assert table.shares[1][0] == pytest.approx(0.3, abs=0.002)

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,42 @@ from hypothesis import strategies as st
 
 from streamexit.sinks import delivery as module
 from streamexit.sinks.delivery import KEEP_AFTER_SECONDS, LIVE_RESULTS, Delivery, Publication
-from streamexit.sinks.spool import Spool
+from streamexit.sinks.spool import Kept, Spool
 
 LIMIT_SECONDS = 60
+
+
+class SlowDisk(Spool):
+    """A spool that, once told to, holds its answer back until it may give it."""
+
+    held = ""
+
+    def hold(self, work: str) -> None:
+        """The next answer to this."""
+        self.held, self.done, self.go_on = work, threading.Event(), threading.Event()
+
+    def _answer(self, work: str) -> None:
+        if work == self.held:
+            self.held = ""
+            self.done.set()
+            assert self.go_on.wait(LIMIT_SECONDS)
+
+    def append(self, results: Sequence[tuple[str, bytes]]) -> list[int]:
+        """See `Spool`."""
+        ids = super().append(results)
+        self._answer("append")
+        return ids
+
+    def remove(self, ids: Sequence[int]) -> None:
+        """See `Spool`."""
+        super().remove(ids)
+        self._answer("remove")
+
+    def read(self, *, after: int, limit: int, max_bytes: int = 1 << 24) -> list[Kept]:
+        """See `Spool`."""
+        rows = super().read(after=after, limit=limit, max_bytes=max_bytes)
+        self._answer("read")
+        return rows
 
 
 class Rig:
@@ -22,7 +56,7 @@ class Rig:
         self.now = 100.0
         self.problems: list[str] = []
         self.spool = (
-            Spool(folder / "spool.sqlite", max_bytes=max_bytes, max_age=1e6) if folder else None
+            SlowDisk(folder / "spool.sqlite", max_bytes=max_bytes, max_age=1e6) if folder else None
         )
         self.delivery = Delivery(
             qos=qos,
@@ -51,6 +85,17 @@ class Rig:
     async def visit(self, *, seconds: float = KEEP_AFTER_SECONDS) -> None:
         self.now += seconds
         await self.delivery.visit_spool()
+
+    async def meanwhile(self, work: str, *steps: Callable[[], object]) -> None:
+        """Visit the spool; the steps happen when it has done some work, but not yet said so."""
+        assert self.spool
+        self.spool.hold(work)
+        visit = asyncio.create_task(self.visit())
+        assert await asyncio.to_thread(self.spool.done.wait, LIMIT_SECONDS)
+        for step in steps:
+            step()
+        self.spool.go_on.set()
+        await visit
 
     @property
     def books_balance(self) -> bool:
@@ -402,7 +447,7 @@ def test_large_kept_results_do_not_displace_live_ones(
 
 
 def test_a_copy_that_failed_is_made_later(tmp_path: Path) -> None:
-    """Of results that wait for a slow broker when the disk is full for a while."""
+    """Of results that wait for a slow broker while the disk fails; in their order."""
 
     async def body() -> None:
         other = Spool(tmp_path / "spool.sqlite", max_bytes=1 << 20, max_age=1e6)
@@ -415,6 +460,481 @@ def test_a_copy_that_failed_is_made_later(tmp_path: Path) -> None:
         other.close()
         await rig.visit(seconds=module.AGAIN_SECONDS)
         assert rig.delivery.spooled[0] == 10
+        rig.delivery.disconnected()
+        rig.delivery.connected()
+        await rig.visit()
+        rig.send_all()
+        assert rig.got == [f"late:{n}".encode() for n in range(10)]
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_confirmed_while_its_copy_is_made(tmp_path: Path) -> None:
+    """The copy is removed again; the result does not come a second time."""
+
+    async def body() -> None:
+        rig = Rig(tmp_path)
+        rig.delivery.connected()
+        rig.offer(1, 2)
+        first = rig.take()
+        assert first
+        await rig.meanwhile("append", lambda: rig.delivery.confirmed(first))
+        await rig.visit()
+        assert rig.delivery.spooled[0] == 1
+        rig.delivery.disconnected()
+        rig.delivery.connected()
+        await rig.visit()
+        rig.send_all()
+        assert rig.got == [b"late:2"]
+        assert rig.books_balance
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_confirmed_while_others_are_removed(tmp_path: Path) -> None:
+    """It is removed at the next visit, and does not come a second time."""
+
+    async def body() -> None:
+        rig = Rig(tmp_path)
+        rig.delivery.connected()
+        rig.offer(1, 2)
+        first, second = rig.take(), rig.take()
+        assert first
+        assert second
+        await rig.visit()
+        assert rig.delivery.spooled[0] == 2
+        rig.delivery.confirmed(first)
+        await rig.meanwhile("remove", lambda: rig.delivery.confirmed(second))
+        assert rig.delivery.spooled[0] == 1
+        await rig.visit()
+        assert rig.delivery.spooled[0] == 0
+        assert rig.delivery.books.confirmed == 2
+        assert rig.books_balance
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_confirmed_while_the_spool_lets_go_of_its_copy(tmp_path: Path) -> None:
+    """What has arrived is not lost, whatever becomes of the copy."""
+
+    async def body() -> None:
+        rig = Rig(tmp_path, max_bytes=2 * 46)
+        rig.delivery.connected()
+        rig.offer(100, 101)
+        ones = [rig.take(), rig.take()]
+        await rig.visit()
+        rig.offer(102, 103)
+        await rig.meanwhile(
+            "append", *(lambda one=one: rig.delivery.confirmed(one) for one in ones)
+        )
+        assert rig.delivery.lost() == {}
+        assert rig.delivery.books.confirmed == 2
+        assert rig.books_balance
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_what_is_left_to_the_spool_during_a_read_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read that was under way does not step over it."""
+    monkeypatch.setattr(module, "READ_AHEAD", 4)
+    monkeypatch.setattr(module, "MOST_BYTES", 2000)
+
+    async def body() -> None:
+        rig = Rig(tmp_path)
+        for n in range(6):
+            rig.delivery.offer("t/a", str(n).encode() * 100)
+        await rig.visit()
+        rig.delivery.connected()
+        await rig.visit(seconds=0)
+        for _ in range(2):
+            one = rig.take()
+            assert one
+            rig.got.append(one.payload)
+            rig.delivery.confirmed(one)
+        await rig.meanwhile("read", lambda: rig.delivery.offer("t/a", b"L" * 1900))
+        for _ in range(4):
+            rig.send_all()
+            await rig.visit(seconds=0)
+        assert [payload[-1:] for payload in rig.got] == [b"0", b"1", b"L", b"2", b"3", b"4", b"5"]
+        assert rig.books_balance
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_an_outage_during_a_read_begins_anew(tmp_path: Path) -> None:
+    """What was read for a connection that is gone is not waiting twice."""
+
+    async def body() -> None:
+        rig = Rig(tmp_path)
+        rig.offer(1, 2, 3)
+        await rig.visit()
+        rig.delivery.connected()
+        await rig.meanwhile("read", rig.delivery.disconnected)
+        assert rig.delivery.kept == 3
+        rig.delivery.connected()
+        await rig.visit()
+        rig.send_all()
+        await rig.visit()
+        assert rig.got == [b"late:1", b"late:2", b"late:3"]
+        assert rig.delivery.kept == 0
+        assert rig.books_balance
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_no_more_is_read_ahead_than_can_be_sent_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often the spool is visited while the broker takes its time, the rest stays on the disk."""
+    monkeypatch.setattr(module, "READ_AHEAD", 10)
+
+    async def body() -> None:
+        rig = Rig(tmp_path)
+        rig.offer(*range(10, 60))
+        await rig.visit()
+        rig.delivery.connected()
+        for _ in range(5):
+            await rig.visit()
+        assert rig.delivery._bytes == 10 * 2
+        for _ in range(10):
+            rig.send_all()
+            await rig.visit()
+        assert rig.got == [f"late:{n}".encode() for n in range(10, 60)]
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_large_live_results_do_not_change_the_order_of_late_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were read last go back to the spool, and come when it is their turn."""
+    monkeypatch.setattr(module, "MOST_BYTES", 2000)
+
+    async def body() -> None:
+        rig = Rig(tmp_path)
+        for n in range(10):
+            rig.delivery.offer("t/a", str(n).encode() * 150)
+        await rig.visit()
+        rig.delivery.connected()
+        await rig.visit(seconds=0)
+        for _ in range(6):
+            rig.delivery.offer("t/a", b"L" * 150)
+        for _ in range(3):
+            rig.send_all()
+            await rig.visit()
+        late = [payload[-1:] for payload in rig.got if payload.startswith(b"late:")]
+        assert late == [str(n).encode() for n in range(10)]
+        assert len(rig.got) == 16
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_late_results_that_were_cut_off_come_first_again(tmp_path: Path) -> None:
+    """Without a spool, too, the order is kept through several cuts."""
+
+    async def body() -> None:
+        rig = Rig(None)
+        rig.offer(1, 2, 3, 4)
+        rig.delivery.connected()
+        assert [one.payload for one in (rig.take(), rig.take(), rig.take()) if one] == [
+            b"late:1",
+            b"late:2",
+            b"late:3",
+        ]
+        rig.delivery.disconnected()
+        rig.offer(5)
+        rig.delivery.connected()
+        rig.send_all()
+        assert rig.got == [f"late:{n}".encode() for n in range(1, 6)]
+        assert rig.delivery._bytes == 0
+        assert rig.books_balance
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_a_long_silence_saves_no_burst_up(tmp_path: Path) -> None:
+    """However long nothing was to be sent late, the next round sends no more than two rounds' worth."""
+
+    async def body() -> None:
+        rig = Rig(tmp_path)
+        rig.delivery._rate = 100.0
+        rig.offer(*range(50))
+        await rig.visit()
+        rig.delivery.connected()
+        await rig.visit(seconds=3600.0)
+        sent = 0
+        while one := rig.delivery.take():
+            rig.delivery.confirmed(one)
+            sent += 1
+        assert sent == 100.0 * module.ROUND_SECONDS * 2
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_damage_costs_nothing_that_is_in_memory(tmp_path: Path) -> None:
+    """Copies of results that are under way are gone with the file; the results arrive."""
+
+    async def body() -> None:
+        rig = Rig(tmp_path)
+        rig.delivery.connected()
+        rig.offer(1, 2, 3)
+        await rig.visit()
+        assert rig.spool
+        assert rig.spool.length == 3
+        rig.spool.close()
+        path = tmp_path / "spool.sqlite"
+        path.write_bytes(b"\0" * path.stat().st_size)
+        rig.offer(4)
+        await rig.visit()
+        assert "is damaged" in rig.problems[0]
+        assert rig.delivery.lost() == {}
+        rig.send_all()
+        assert rig.got == [b"1", b"2", b"3", b"4"]
+        assert rig.books_balance
+        await rig.visit(seconds=module.AGAIN_SECONDS)
+        assert rig.delivery.problem == ""
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_damage_costs_what_is_nowhere_else(tmp_path: Path) -> None:
+    """What only the file had is lost, and counted."""
+
+    async def body() -> None:
+        rig = Rig(tmp_path)
+        rig.offer(1, 2, 3)
+        await rig.visit()
+        assert rig.spool
+        rig.spool.close()
+        path = tmp_path / "spool.sqlite"
+        path.write_bytes(b"\0" * path.stat().st_size)
+        rig.offer(4)
+        await rig.visit()
+        assert rig.delivery.lost() == {"spool_damaged": 3}
+        assert rig.books_balance
+        await rig.visit(seconds=module.AGAIN_SECONDS)
+        rig.delivery.connected()
+        await rig.visit()
+        rig.send_all()
+        assert rig.got == [b"late:4"]
+        assert rig.books_balance
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_confirmed_while_the_spool_is_read(tmp_path: Path) -> None:
+    """What was read and has arrived meanwhile is not sent a second time."""
+
+    async def body() -> None:
+        rig = Rig(tmp_path)
+        rig.offer(1)
+        await rig.visit()
+        rig.delivery.connected()
+        rig.offer(2)
+        live = rig.take()
+        assert live
+        await rig.meanwhile("read", lambda: rig.delivery.confirmed(live))
+        rig.send_all()
+        assert rig.got == [b"late:1"]
+        await rig.visit()
+        assert rig.delivery.spooled[0] == 0
+        assert rig.books_balance
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_of_replies_that_nobody_takes_the_latest_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounded in number and in bytes."""
+    monkeypatch.setattr(module, "URGENT_BYTES", 10)
+
+    async def body() -> None:
+        rig = Rig(None)
+        rig.delivery.connected()
+        for payload in (b"aaaa", b"bbbb", b"cccc"):
+            rig.delivery.send(Publication("t/r", payload, 1, "reply"))
+        assert rig.delivery.backlog == 2
+        rig.send_all()
+        assert rig.got == [b"bbbb", b"cccc"]
+        for _ in range(module.URGENT + 2):
+            rig.delivery.send(Publication("t/r", b"", 1, "passing"))
+        assert rig.delivery.backlog == module.URGENT
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_the_end_keeps_what_it_can(tmp_path: Path) -> None:
+    """A spool that has just failed is tried once more; without one, what was not sent is lost."""
+
+    async def body() -> None:
+        other = Spool(tmp_path / "spool.sqlite", max_bytes=1 << 20, max_age=1e6)
+        other.check()
+        rig = Rig(tmp_path)
+        rig.offer(1)
+        await rig.visit()
+        assert rig.delivery.problem
+        other.close()
+        await rig.delivery.close()
+        assert rig.delivery.lost() == {}
+        after = Rig(tmp_path)
+        await after.visit()
+        assert after.delivery.kept == 1
+        await after.delivery.close()
+        memory = Rig(None)
+        memory.offer(1, 2)
+        await memory.delivery.close()
+        assert memory.delivery.lost() == {"not_sent": 2}
+        assert memory.books_balance
+
+    run(body)
+
+
+def test_the_oldest_live_results_go_when_memory_is_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those with a copy are left to the spool, and come late; those without are lost, and counted."""
+    monkeypatch.setattr(module, "MOST_BYTES", 1000)
+
+    async def body() -> None:
+        rig = Rig(tmp_path)
+        rig.delivery.connected()
+        for n in range(4):
+            rig.delivery.offer("t/a", str(n).encode() * 200)
+        await rig.visit()
+        for n in range(4, 7):
+            rig.delivery.offer("t/a", str(n).encode() * 200)
+        assert rig.delivery.lost() == {}
+        assert rig.delivery.kept == 2
+        for _ in range(2):
+            rig.send_all()
+            await rig.visit()
+        order = [payload[-1:] for payload in rig.got]
+        assert order == [b"2", b"3", b"4", b"5", b"6", b"0", b"1"]
+        for n in range(6):
+            rig.delivery.offer("t/a", str(n).encode() * 200)
+        assert rig.delivery.lost() == {"outbox_full": 1}
+        rig.send_all()
+        assert [payload[-1:] for payload in rig.got[7:]] == [b"1", b"2", b"3", b"4", b"5"]
+        assert rig.books_balance
+        await rig.visit()
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_what_an_earlier_run_left_may_grow_too_old(tmp_path: Path) -> None:
+    """That is no loss of this run's: it is counted apart."""
+
+    async def body() -> None:
+        before = Rig(tmp_path)
+        before.offer(100, 101)
+        await before.delivery.close()
+        rig = Rig(tmp_path, max_bytes=2 * 46)
+        rig.offer(102)
+        await rig.visit()
+        await rig.visit()
+        assert rig.delivery.spooled[0] == 2
+        assert (rig.delivery.books.lost_earlier, rig.delivery.lost()) == (1, {})
+        await rig.delivery.close()
+
+    run(body)
+
+
+@pytest.mark.parametrize(("qos", "keeps"), [(0, False), (1, True)])
+def test_only_confirmed_results_are_kept(qos: int, keeps: bool) -> None:
+    """Of what is not confirmed nobody could say whether it has to be sent again; `under_way` counts it."""
+
+    async def body() -> None:
+        rig = Rig(None, qos=qos)
+        assert rig.delivery.keeps == keeps
+        rig.delivery.connected()
+        rig.offer(1)
+        rig.delivery.send(Publication("t/s", b"", 1, "retained"))
+        one = rig.take()
+        assert one
+        assert (rig.delivery.under_way, rig.delivery.backlog) == (1, 2)
+        rig.delivery.refused(one)
+        assert (rig.delivery.under_way, rig.delivery.backlog) == (0, 1)
+        assert rig.delivery.lost() == {}
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_the_spool_is_visited_while_it_runs(tmp_path: Path) -> None:
+    """What is offered without a broker is in the file soon; with one, sending is asked for again."""
+
+    async def body() -> None:
+        rig = Rig(tmp_path)
+        assert rig.spool
+        rig.offer(1)
+        rig.spool.hold("append")
+        task = asyncio.create_task(rig.delivery.run())
+        assert await asyncio.to_thread(rig.spool.done.wait, LIMIT_SECONDS)
+        rig.spool.go_on.set()
+        rig.delivery.connected()
+        for _ in range(3):  # it was read; and then, as long as it waits, again and again
+            rig.delivery.wanted.clear()
+            await rig.delivery.wanted.wait()
+        rig.send_all()
+        assert rig.got == [b"late:1"]
+        task.cancel()
+        await asyncio.wait([task])
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_large_results_are_given_to_the_spool_in_parts(tmp_path: Path) -> None:
+    """All of them, in their order, however many parts it takes."""
+
+    async def body() -> None:
+        rig = Rig(tmp_path, max_bytes=1 << 26)
+        for n in range(5):
+            rig.delivery.offer("t/a", str(n).encode() * (module.LARGE_BYTES * 2 // 3))
+        await rig.visit()
+        assert rig.delivery.spooled[0] == 5
+        rig.delivery.connected()
+        for _ in range(3):
+            await rig.visit()
+            rig.send_all()
+        assert [payload[-1:] for payload in rig.got] == [b"0", b"1", b"2", b"3", b"4"]
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_results_under_way_are_not_given_up_for_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The broker may have them already; only what waits can go."""
+
+    async def body() -> None:
+        rig = Rig(None)
+        rig.delivery.connected()
+        rig.offer(10, 11, 12, 13)
+        ones = [rig.take() for _ in range(4)]
+        monkeypatch.setattr(module, "MOST_BYTES", 5)
+        rig.offer(14)
+        assert rig.delivery.lost() == {"outbox_full": 1}
+        for one in ones:
+            assert one
+            rig.delivery.confirmed(one)
+        assert rig.delivery.books.confirmed == 4
+        assert rig.books_balance
         await rig.delivery.close()
 
     run(body)

@@ -74,6 +74,15 @@ def test_what_is_kept_is_read_in_order_until_it_is_removed(make: MakeSpool) -> N
     assert payloads(spool) == [4]
 
 
+def test_what_was_removed_stays_removed(make: MakeSpool) -> None:
+    """Also when the file is let go of at once: else the next run would send it a second time."""
+    spool = make()
+    ids = spool.append(results(1, 2, 3))
+    spool.remove([ids[1]])
+    spool.close()
+    assert payloads(make()) == [1, 3]
+
+
 def test_ids_are_not_used_again(make: MakeSpool) -> None:
     """Else somebody who has read up to one would miss what comes."""
     spool = make()
@@ -93,6 +102,19 @@ def test_next_run_finds_what_was_left(make: MakeSpool) -> None:
     new = after.append(results(3))
     assert after.newest_before < new[0]
     assert payloads(after) == [1, 2, 3]
+
+
+def test_what_this_run_kept_is_not_from_before(make: MakeSpool) -> None:
+    """However often the file is let go of and opened again."""
+    before = make()
+    ids = before.append(results(1, 2))
+    before.remove(ids[:1])
+    before.close()
+    spool = make()
+    spool.append(results(3))
+    spool.close()
+    spool.append(results(4))
+    assert spool.newest_before == ids[-1]
 
 
 def test_a_killed_process_loses_nothing(make: MakeSpool, tmp_path: Path) -> None:
@@ -131,6 +153,34 @@ def test_the_old_go(make: MakeSpool, clock: Clock) -> None:
     spool.check()
     assert payloads(spool) == [2]
     assert [reason for _, reason in spool.take_gone()] == ["spool_expired"]
+
+
+def test_what_is_just_as_old_as_allowed_stays(make: MakeSpool, clock: Clock) -> None:
+    """Also beside one that is older, and goes."""
+    spool = make()
+    spool.append(results(1))
+    clock.now += 1
+    spool.append(results(2))
+    clock.now += DAY
+    spool.check()
+    assert payloads(spool) == [2]
+
+
+def test_what_was_let_go_of_is_told_once_and_stays_gone(make: MakeSpool, clock: Clock) -> None:
+    """Neither asking again nor opening the file again brings it back."""
+    size = len("t/a") + 1 + ROW_BYTES
+    spool = make(max_bytes=2 * size)
+    ids = spool.append(results(1, 2, 3, 4))
+    assert spool.take_gone() == [(ids[0], "spool_full"), (ids[1], "spool_full")]
+    assert spool.take_gone() == []
+    spool.close()
+    assert payloads(spool) == [3, 4]
+    clock.now += DAY + 1
+    spool.check()
+    assert spool.take_gone() == [(ids[2], "spool_expired"), (ids[3], "spool_expired")]
+    assert (spool.length, spool.bytes) == (0, 0)
+    spool.close()
+    assert payloads(spool) == []
 
 
 def test_a_clock_that_is_set_back_costs_nothing(make: MakeSpool, clock: Clock) -> None:
@@ -176,6 +226,26 @@ def test_damage_while_it_is_used_is_counted(make: MakeSpool, tmp_path: Path) -> 
         spool.read(after=0, limit=10)
     assert spool.take_gone() == [(0, "spool_damaged")] * 50
     assert spool.length == 0
+
+
+def test_damage_that_shows_while_the_file_is_open_ends_its_use(
+    make: MakeSpool, tmp_path: Path
+) -> None:
+    """What is kept from then on goes into a new file, and not into the one that was set aside."""
+    path = tmp_path / "spool.sqlite"
+    spool = make(max_bytes=1 << 26)
+    spool.append([("t/a", b"x" * 1000) for _ in range(20_000)])
+    spool.close()
+    spool.check()  # reads through it, and is content
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(bytes(path.stat().st_size - 4096))
+    with pytest.raises(SpoolError, match="is damaged"):
+        spool.read(after=0, limit=20_000, max_bytes=1 << 26)
+    assert spool.set_aside
+    assert spool.append(results(1))[0] > 20_000
+    spool.close()
+    assert payloads(make()) == [1]
 
 
 def test_two_processes_do_not_share_a_file(make: MakeSpool) -> None:

@@ -211,3 +211,32 @@ def test_pictures_are_confined_one_by_one(tmp_path: Path) -> None:
     )
     with pytest.raises(SourceError, match=r"access\.roots"):
         list(source.pictures(lambda _: None))
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "expected"),
+    [
+        ("rtsp://cam:554/1", None, "rtsp://v:p%40@cam:554/1"),
+        ("rtsp://cam/1", "192.0.2.7", "rtsp://v:p%40@192.0.2.7/1"),
+        ("rtsp://cam:554/1", "2001:db8::1", "rtsp://v:p%40@[2001:db8::1]:554/1"),
+        ("rtsp://[2001:db8::2]:554/1", None, "rtsp://v:p%40@[2001:db8::2]:554/1"),
+    ],
+)
+def test_credentials_are_put_beside_the_host(text: str, host: str | None, expected: str) -> None:
+    """Whether the host is a name or an address, another or the one that is there."""
+    address = parse_address(text, SourceOptions(username="v", password="p@"))
+    assert address.with_credentials(host) == expected
+
+
+def test_a_user_without_a_password_has_no_colon() -> None:
+    """Some cameras know a name only; without either nothing is added."""
+    named = parse_address("rtsp://cam/1", SourceOptions(username="v"))
+    assert named.with_credentials() == "rtsp://v@cam/1"
+    assert parse_address("rtsp://cam/1").with_credentials() == "rtsp://cam/1"
+
+
+def test_the_user_says_whether_a_url_is_live() -> None:
+    """Where the address alone would decide otherwise."""
+    assert not parse_address("tcp://host:1234", SourceOptions(live=False)).live
+    assert parse_address("https://host/clip.mp4", SourceOptions(live=True)).live
+    assert parse_address("stdin", SourceOptions(live=True)).live

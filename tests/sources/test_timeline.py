@@ -89,3 +89,28 @@ def test_a_stream_that_fell_behind_begins_again_at_a_prompt_key_frame() -> None:
     assert late.skips(1.5, is_key_frame=True)
     assert not late.skips(0.9, is_key_frame=True)
     assert not late.skips(0.9, is_key_frame=False)
+
+
+def test_a_clock_that_was_set_is_measured_anew() -> None:
+    """After a restart the first frame is prompt again, and nothing is left out."""
+    late = Lateness(tolerated=2.0)
+    assert late.of(0.0, now=100.0) == 0.0
+    assert late.skips(late.of(1.0, now=110.0), is_key_frame=True)
+    late.restart()
+    assert not late.behind
+    assert late.of(5000.0, now=110.0) == 0.0
+    assert late.of(5000.0, now=111.0) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_peek_says_where_a_frame_would_lie() -> None:
+    """As `place` would put it, and nothing where the clock has jumped; it changes nothing."""
+    timeline = Timeline(0.04)
+    assert timeline.peek(900.0) == 0.0
+    timeline.place(900.0)
+    assert timeline.peek(900.5) == pytest.approx(0.5)
+    assert timeline.peek(2000.0) is None
+    assert timeline.place(900.04) == pytest.approx(0.04)
+    assert timeline.epoch == 0
+    silent = Timeline(0.04)
+    silent.place(None)
+    assert silent.peek(900.0) is None

@@ -82,3 +82,9 @@ def test_a_stream_is_removed_by_an_empty_message() -> None:
     """On the topic that announced it."""
     announced, _ = DISCOVERY.of_stream("gate", cheapest=0.2, live=True)
     assert DISCOVERY.forget_stream("gate") == (announced, b"")
+
+
+def test_topics_of_discovery() -> None:
+    """All announcements of a node begin alike, so that they can be found again."""
+    topic, _ = DISCOVERY.of_node()
+    assert topic.startswith(DISCOVERY.own_topics + "/")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -13,9 +14,22 @@ from streamexit.exits import ExitRecord
 from streamexit.frame import FrameInfo
 from streamexit.prediction import Classification
 from streamexit.wire import asyncapi
-from streamexit.wire.encoding import ResultEncoder, as_historical, wire_thresholds
-from streamexit.wire.messages import MESSAGES, Result, timestamp
-from streamexit.wire.schema import json_schema
+from streamexit.wire.encoding import (
+    ResultEncoder,
+    as_historical,
+    encode_answer,
+    encode_state,
+    wire_thresholds,
+)
+from streamexit.wire.messages import (
+    MESSAGES,
+    ClassificationAnswer,
+    ClassShare,
+    Result,
+    SegmentationAnswer,
+    timestamp,
+)
+from streamexit.wire.schema import json_schema, write_schemas
 from streamexit.wire.topics import Topics
 from tests.conftest import ROOT
 
@@ -104,6 +118,13 @@ def test_committed_schemas_are_those_of_the_models(leaf: str) -> None:
     assert json.loads((SCHEMAS / f"{leaf}.json").read_text(encoding="utf-8")) == json_schema(leaf)
 
 
+def test_schemas_are_written_one_per_message(tmp_path: Path) -> None:
+    """As they are committed, byte for byte, into a folder that is made."""
+    write_schemas(tmp_path / "new" / "schemas")
+    written = {path.name: path.read_bytes() for path in (tmp_path / "new" / "schemas").iterdir()}
+    assert written == {path.name: path.read_bytes() for path in SCHEMAS.glob("*.json")}
+
+
 def test_no_schema_without_a_message() -> None:
     """The folder holds nothing that is not published any more."""
     assert {path.stem for path in SCHEMAS.glob("*.json")} == set(MESSAGES)
@@ -154,3 +175,45 @@ def test_a_late_result_says_so_and_changes_nothing_else() -> None:
     assert after.published_at == "2023-11-14T22:15:00.000Z"
     same = {"historical", "published_at"}
     assert after.model_dump(exclude=same) == before.model_dump(exclude=same)
+
+
+def test_a_score_that_is_no_number_is_sent_as_0() -> None:
+    """An overflowing network must not stop its stream; nobody may take its answer for a sure one."""
+    message = ENCODE(record(score=float("nan")), 0.0)
+    assert message.score == 0.0
+
+
+def test_answers_in_short() -> None:
+    """For a live table: one label, or the three largest shares."""
+    short = [
+        ClassificationAnswer(label="bee", index=1, probability=0.904, top=[]).in_short(),
+        SegmentationAnswer(
+            width=4,
+            height=2,
+            shares=[
+                ClassShare(label=label, share=share)
+                for label, share in (("sky", 0.5), ("road", 0.3), ("car", 0.15), ("tree", 0.05))
+            ],
+            dominant=[],
+        ).in_short(),
+    ]
+    assert short == ["bee 90%", "sky 50%, road 30%, car 15%"]
+
+
+def test_an_answer_of_an_unknown_kind_is_a_defect() -> None:
+    """A task without a message of its own is noticed at its first answer."""
+    frame = FrameInfo("gate", 0, 0.0, 0.0)
+    with pytest.raises(TypeError, match="no message for object"):
+        encode_answer(object(), frame, None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="no message for object"):
+        encode_state(object(), 0.0)  # type: ignore[arg-type]
+
+
+def test_the_state_of_a_classification() -> None:
+    """Its label, how probable it is, and since when."""
+    state = encode_state(Classification("bee", 1, 0.9, ()), 1_700_000_000.5)
+    assert (state.label, state.probability, state.since) == (
+        "bee",
+        0.9,
+        "2023-11-14T22:13:20.500Z",
+    )

@@ -51,3 +51,33 @@ def test_a_loss_is_a_gap(rule: Rule) -> None:
     sent = results(rule, "aabbaabb", lost=(4,))
     numbers = [r.seq for r in sent]
     assert numbers[-1] - numbers[0] + 1 == len(numbers) + 1
+
+
+def test_what_was_left_out_is_counted() -> None:
+    """Since the start, published or not; it is what sequence numbers are less by."""
+    thinning = Thinning(10.0)
+    for seq in range(7):
+        record = ExitRecord(
+            FrameInfo("a", seq, 0.0, 0.0),
+            seq,
+            0,
+            0.5,
+            0.1,
+            Classification("x", 0, 0.9, ()),
+            0.0,
+            0.0,
+        )
+        thinning.pass_on(record, changed=False, now=float(seq * 5))
+    assert thinning.left_out == 3
+
+
+def test_a_clock_that_goes_back_does_not_silence_a_stream() -> None:
+    """The pause is of the time that passes; when the clock is set back, a result comes at once."""
+    thinning = Thinning(10.0)
+    frame = FrameInfo("a", 0, 0.0, 0.0)
+    record = ExitRecord(frame, 0, 0, 0.5, 0.1, Classification("x", 0, 0.9, ()), 0.0, 0.0)
+    passed = [
+        thinning.pass_on(record, changed=False, now=now) is not None
+        for now in (1000.0, 1009.9, 5.0, 14.9, 15.0)
+    ]
+    assert passed == [True, False, True, False, True]
