@@ -19,7 +19,7 @@ from streamexit.budget.sharing import Claim, DeviceShare, jain_index
 from streamexit.budget.state_file import StateFile
 from streamexit.budget.terms import Terms
 from streamexit.config.schema import StreamSection
-from streamexit.engine.engine import StreamLane
+from streamexit.engine.lanes import StreamLane
 from streamexit.engine.worker import EngineWorker
 from streamexit.errors import BudgetError, DataError, InputError
 from streamexit.exits import Budget

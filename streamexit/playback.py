@@ -20,7 +20,8 @@ from streamexit.backends.opening import BackendOptions, open_backend
 from streamexit.budget.controller import BudgetController, BudgetState
 from streamexit.budget.shadow import Estimate, agreement_now
 from streamexit.budget.terms import Terms
-from streamexit.engine.engine import Engine, PipelineLane, StreamLane
+from streamexit.engine.engine import Engine
+from streamexit.engine.lanes import PipelineLane, StreamLane
 from streamexit.errors import InputError
 from streamexit.exits import DEFAULT_WINDOW, Budget, ExitRecord
 from streamexit.frame import Frame

@@ -9,7 +9,7 @@ from collections import Counter, deque
 from importlib.metadata import version
 
 from streamexit.attached import AttachedStream
-from streamexit.engine.engine import PipelineLane
+from streamexit.engine.lanes import PipelineLane
 from streamexit.engine.worker import EngineSnapshot, EngineWorker
 from streamexit.exits import ExitRecord
 from streamexit.governor import Governor

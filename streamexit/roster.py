@@ -17,7 +17,8 @@ from streamexit.attached import AttachedStream
 from streamexit.backends.opening import BackendOptions, open_backend
 from streamexit.budget.controller import BudgetController
 from streamexit.config.schema import EngineSection, PublishEvery, StreamSection
-from streamexit.engine.engine import Engine, PipelineLane
+from streamexit.engine.engine import Engine
+from streamexit.engine.lanes import PipelineLane
 from streamexit.engine.worker import EngineWorker, Feed
 from streamexit.errors import OperationError
 from streamexit.governor import Governor

@@ -25,7 +25,8 @@ from streamexit.config.schema import EngineSection, MqttSection, NodeConfigurati
 from streamexit.control.dispatch import Dispatcher
 from streamexit.control.over_mqtt import MqttCommands
 from streamexit.documents import Document
-from streamexit.engine.engine import Engine, PipelineLane
+from streamexit.engine.engine import Engine
+from streamexit.engine.lanes import PipelineLane
 from streamexit.engine.worker import EngineWorker
 from streamexit.errors import ConfigurationError, InputError, OperationError
 from streamexit.exits import ExitRecord
@@ -41,7 +42,8 @@ from streamexit.sinks.broker import EmbeddedBroker
 from streamexit.sinks.brokers import BrokerAddress, TlsOptions
 from streamexit.sinks.delivery import Delivery
 from streamexit.sinks.jsonl import JsonlSink
-from streamexit.sinks.mqtt import Incoming, MqttSession
+from streamexit.sinks.mqtt import MqttSession
+from streamexit.sinks.mqtt_client import Incoming
 from streamexit.sinks.spool import Spool
 from streamexit.sources.life import StreamState
 from streamexit.sources.reader import Reader

@@ -6,13 +6,13 @@ K: exits, W: window in frames, n: scores in a window. Costs are shares of the fu
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
 
 from streamexit.budget.ledger import WindowLedger
+from streamexit.budget.recent import RecentExits
 from streamexit.budget.score_window import ScoreWindow
 from streamexit.budget.shadow import grid, is_shadow
 from streamexit.budget.terms import Terms
@@ -176,7 +176,7 @@ class BudgetController:
         self._decisions = 0.0
         self._last_at: float | None = None
         self._pace = FIRST_PACE
-        self._recent = _Recent(len(table.fractions))
+        self._recent = RecentExits(len(table.fractions))
         self.table = table
         self.terms = terms
         self._ledger: WindowLedger | None = None
@@ -396,51 +396,6 @@ class BudgetController:
             return "not_binding"
         tolerance = max(ON_BUDGET_SHARE * allowed, 1.0)
         return "on_budget" if abs(spent - allowed) <= tolerance else "saturated"
-
-
-class _Recent:
-    """Exits of the last window, what the budget gave for them, and when they came."""
-
-    def __init__(self, num_exits: int) -> None:
-        self.counts = [0] * num_exits
-        self._exits: deque[int] = deque()
-        self._allowed: deque[float] = deque()
-        self._times: deque[float] = deque()
-
-    def add(self, k: int, allowance: float, at: float | None) -> None:
-        self.counts[k] += 1
-        self._exits.append(k)
-        self._allowed.append(allowance)
-        if at is None:
-            self._times.clear()
-        else:
-            self._times.append(at)
-
-    def shorten(self, terms: Terms) -> None:
-        while len(self._exits) > 1 and self._too_long(terms):
-            self.counts[self._exits.popleft()] -= 1
-            self._allowed.popleft()
-            if len(self._times) > len(self._exits):
-                self._times.popleft()
-
-    def _too_long(self, terms: Terms) -> bool:
-        if terms.window_seconds is None:
-            return len(self._exits) > terms.window
-        timed = len(self._times) == len(self._exits)  # others came before time was asked for
-        return not timed or self._times[-1] - self._times[0] >= terms.window_seconds
-
-    @property
-    def allowed(self) -> float:
-        return math.fsum(self._allowed)
-
-    @property
-    def seconds(self) -> float:
-        """From the first to the last; 0 while not all came when time was asked for."""
-        all_timed = len(self._times) == len(self._exits) > 0
-        return self._times[-1] - self._times[0] if all_timed else 0.0
-
-    def __len__(self) -> int:
-        return len(self._exits)
 
 
 def _mean_cost_of_staying(table: ThresholdTable, budget: float) -> list[float]:

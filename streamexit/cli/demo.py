@@ -80,7 +80,7 @@ def demo(
 
 async def _subscribe(node: Node, received: dict[str, int], latest: dict[str, Any]) -> None:
     """Count results as any other MQTT client would get them."""
-    from streamexit.sinks.mqtt import subscribe
+    from streamexit.sinks.visits import subscribe
 
     assert node.broker
     topic = node.topics.stream("+", "result")

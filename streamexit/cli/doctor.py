@@ -164,7 +164,7 @@ def _clock() -> Finding:
 def _brokers(document: Document[NodeConfiguration], timeout: float) -> Iterator[Finding]:
     """Each is connected to, subscribed at, and published to: a message to ourselves has to come back."""
     from streamexit.runtime import broker_addresses
-    from streamexit.sinks.mqtt import say_and_hear
+    from streamexit.sinks.visits import say_and_hear
     from streamexit.wire.topics import Topics
 
     settings, node = document.value.mqtt, document.value.node

@@ -28,7 +28,7 @@ def watch(
     from streamexit.config.schema import MqttSection
     from streamexit.errors import InputError
     from streamexit.sinks.brokers import BrokerAddress
-    from streamexit.sinks.mqtt import subscribe
+    from streamexit.sinks.visits import subscribe
 
     try:
         (checked,) = MqttSection(url=url).urls

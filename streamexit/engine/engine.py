@@ -4,164 +4,23 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
-from streamexit.backends.backend import Backend, Pending, RowState, StageResult
-from streamexit.budget.controller import BudgetController, Passage
-from streamexit.budget.shadow import ShadowFrame, ShadowLog
-from streamexit.engine.batcher import Batch, Batcher
+from streamexit.backends.backend import Pending, StageResult
+from streamexit.budget.controller import BudgetController
+from streamexit.budget.shadow import ShadowFrame
+from streamexit.engine.batcher import Batch
+from streamexit.engine.lanes import Answer, PipelineLane, Row, StreamLane
 from streamexit.errors import EngineError
 from streamexit.exits import CostTable, ExitRecord
-from streamexit.frame import Frame, FrameInfo
+from streamexit.frame import Frame
 from streamexit.metrics import StreamCounters
-from streamexit.prediction import Prediction
 from streamexit.tasks.readout import Task
 
 Wait = Literal["always", "unless_busy", "when_full"]
 """For a batch in flight: always; unless it still runs and the device has room for another; or, whatever
 runs, only when the device has as many as it takes, which does not depend on how fast it is."""
-
-
-INTERVAL_GAIN = 0.1
-"""Weight of the latest row in the usual time between two that leave."""
-
-
-class _Answer(NamedTuple):
-    exit: int
-    score: float
-    prediction: Prediction
-    at: float
-
-
-@dataclass(slots=True, eq=False)
-class Row:
-    """A frame on its way through the network.
-
-    Attributes:
-        frame: Which frame.
-        stream: Its stream's lane.
-        admitted_at: Engine time.
-        passage: What its stream's controller knows of it.
-        state: See `RowState`; handed from stage to stage, cleared when the row leaves.
-        seen: Of a shadow frame: each exit's answer so far.
-        answer: Where and when it left, with what; None before, and of one that expired.
-        expired: Whether it left because its answer would have been too old.
-    """
-
-    frame: FrameInfo
-    stream: StreamLane
-    admitted_at: float
-    passage: Passage
-    state: RowState
-    seen: tuple[Prediction, ...] = field(default=(), init=False)
-    answer: _Answer | None = field(default=None, init=False)
-    expired: bool = field(default=False, init=False)
-
-
-@dataclass(slots=True, eq=False)
-class StreamLane:
-    """What the engine keeps per stream.
-
-    Attributes:
-        stream_id: Which.
-        pipeline: Its pipeline's lane.
-        controller: Decides who leaves.
-        counters: Shared with the stream's source.
-        costs: What its records say of an exit: the pipeline's, or those of the device.
-        max_wait: Seconds that a row may wait for a full batch, at each stage.
-        deadline: Seconds after admission from which a row waits for no other.
-        weight: How much it counts where pipelines share the device.
-        shadow: What its shadow frames showed.
-        open_rows: Admitted and not yet handed out, in frame order; some may have an answer and
-            wait for an earlier frame.
-        next_seq: Of the next answer.
-        owed_drops: Frames that were dropped in the engine since the last answer.
-    """
-
-    stream_id: str
-    pipeline: PipelineLane
-    controller: BudgetController
-    counters: StreamCounters
-    costs: CostTable
-    max_wait: float
-    deadline: float
-    weight: float = 1.0
-    shadow: ShadowLog = field(default_factory=ShadowLog, init=False)
-    open_rows: deque[Row] = field(default_factory=deque, init=False)
-    next_seq: int = field(default=0, init=False)
-    owed_drops: int = field(default=0, init=False)
-
-    def due(self, row: Row, now: float) -> float:
-        """Until when a row that comes to a stage now waits there for others."""
-        return min(now + self.max_wait, max(now, row.admitted_at + self.deadline))
-
-
-@dataclass(slots=True)
-class StageLoad:
-    """How full a stage's batches were."""
-
-    batches: int = 0
-    rows: int = 0
-
-
-class PipelineLane:
-    """A pipeline's network on the device, with the batches that wait for it.
-
-    Args:
-        backend: Runs the stages.
-        task: Reads the answers.
-        costs: Per exit.
-        depth: Batches in flight; the backend's when left out.
-
-    Attributes:
-        capacity: Rows that the lane takes: a full batch waiting at each stage, and the batches that
-            may be in flight.
-        loads: Per stage.
-        inside: Rows that were admitted and have not left.
-        served: What the lane has had of the device, in cost per stream; see `Engine`.
-    """
-
-    def __init__(
-        self, backend: Backend, task: Task, costs: CostTable, *, depth: int | None = None
-    ) -> None:
-        self.backend = backend
-        self.task = task
-        self.costs = costs
-        self.batcher: Batcher[Row] = Batcher(backend.sizes)
-        self.depth = min(depth or backend.depth, backend.depth)
-        self.capacity = sum(backend.sizes) + (backend.depth + 1) * max(backend.sizes)
-        self.loads = [StageLoad() for _ in backend.sizes]
-        self.weight = 0.0
-        self.inside = 0
-        self.served = 0.0
-        self._interval = 0.0
-        self._last_left = 0.0
-
-    @property
-    def has_room(self) -> bool:
-        """Whether another frame may be admitted."""
-        return self.inside < self.capacity
-
-    @property
-    def expected_latency(self) -> float:
-        """Seconds until a row that came in now would leave: those before it, at the pace of late.
-
-        Of an empty lane nothing is expected: a pace that was bad once must not keep all out for ever.
-        """
-        return self._interval * (self.inside + 1) if self.inside else 0.0
-
-    def came(self, now: float) -> None:
-        """Count a row in."""
-        if not self.inside:
-            self._last_left = now
-        self.inside += 1
-
-    def left(self, now: float) -> None:
-        """Count a row out."""
-        self.inside -= 1
-        self._interval += INTERVAL_GAIN * (now - self._last_left - self._interval)
-        self._last_left = now
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,7 +258,7 @@ class Engine:
         prediction = (
             row.seen[-1] if row.seen else lane.task.prediction(result.answer, i, row.frame.size)
         )
-        row.answer = _Answer(k, result.scores[i], prediction, now)
+        row.answer = Answer(k, result.scores[i], prediction, now)
         self._hand_out(row.stream)
 
     def _expire(self, lane: PipelineLane, row: Row, k: int, now: float) -> None:
@@ -421,7 +280,7 @@ class Engine:
                 self._deliver(_record(row, row.answer))
 
 
-def _record(row: Row, answer: _Answer) -> ExitRecord:
+def _record(row: Row, answer: Answer) -> ExitRecord:
     """A row's turn in its stream has come: its record, entered into the books."""
     stream = row.stream
     row.frame.dropped_before += stream.owed_drops

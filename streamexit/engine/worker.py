@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from streamexit.budget.controller import BudgetStatus
-from streamexit.engine.engine import Engine, PipelineLane, StreamLane
+from streamexit.engine.engine import Engine
+from streamexit.engine.lanes import PipelineLane, StreamLane
 from streamexit.frame import Frame
 from streamexit.queues import FrameBuffer
 

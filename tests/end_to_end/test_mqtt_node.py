@@ -16,7 +16,8 @@ import pytest
 
 from streamexit.sinks.brokers import BrokerAddress
 from streamexit.sinks.delivery import Delivery
-from streamexit.sinks.mqtt import MqttSession, subscribe
+from streamexit.sinks.mqtt import MqttSession
+from streamexit.sinks.visits import subscribe
 from tests.conftest import ROOT, MakeClip, Mosquitto
 
 pytestmark = pytest.mark.broker

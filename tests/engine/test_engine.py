@@ -14,7 +14,8 @@ from streamexit.backends.backend import StageResult
 from streamexit.backends.torch_backend import TorchBackend
 from streamexit.budget.controller import BudgetController
 from streamexit.budget.terms import Terms
-from streamexit.engine.engine import Engine, PipelineLane, StreamLane
+from streamexit.engine.engine import Engine
+from streamexit.engine.lanes import PipelineLane, StreamLane
 from streamexit.errors import EngineError
 from streamexit.exits import CostTable, ExitRecord
 from streamexit.frame import Frame, FrameInfo

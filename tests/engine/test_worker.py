@@ -8,7 +8,8 @@ import pytest
 
 from streamexit.budget.controller import BudgetController
 from streamexit.budget.terms import Terms
-from streamexit.engine.engine import Engine, PipelineLane
+from streamexit.engine.engine import Engine
+from streamexit.engine.lanes import PipelineLane
 from streamexit.engine.worker import EngineWorker, Feed
 from streamexit.exits import ExitRecord
 from streamexit.frame import Frame, FrameInfo

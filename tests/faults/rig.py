@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 
 from streamexit.sinks.brokers import BrokerAddress
-from streamexit.sinks.mqtt import subscribe
+from streamexit.sinks.visits import subscribe
 
 SERVER = Path(__file__).with_name("rtsp_server.py")
 SYSTEM_PYTHON = "/usr/bin/python3"

@@ -12,7 +12,9 @@ import pytest
 from streamexit.errors import BrokerError, ConfigurationError, InputError
 from streamexit.sinks.brokers import BrokerAddress, TlsOptions
 from streamexit.sinks.delivery import Delivery
-from streamexit.sinks.mqtt import Incoming, MqttSession, subscribe
+from streamexit.sinks.mqtt import MqttSession
+from streamexit.sinks.mqtt_client import Incoming
+from streamexit.sinks.visits import subscribe
 from tests.certificates import make_certificates
 from tests.conftest import Mosquitto, absent
 
