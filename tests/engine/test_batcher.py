@@ -161,3 +161,23 @@ def test_streams_that_wait_get_equal_shares(rows: list[str], size: int) -> None:
             turns = [had[stream] for stream in left if left[stream]]
             assert max(turns, default=0) - min(turns, default=0) <= 1
     assert had == Counter(rows)
+
+
+def test_of_those_that_are_left_the_most_urgent_counts() -> None:
+    """Whatever order they came in, and whichever stream they are of."""
+    batcher: Batcher[int] = Batcher((2,))
+    for row, (stream, due) in enumerate([("a", 1.0), ("b", 2.0), ("a", 9.0), ("b", 7.0)]):
+        batcher.add(0, row, stream=stream, due=due)
+    batch = batcher.next_batch(0.0)
+    assert batch
+    assert list(batch.rows) == [0, 1]
+    assert batcher.next_due() == 7.0
+
+
+def test_no_batch_is_larger_than_its_stage_takes() -> None:
+    """Also when other stages take more, and many rows wait."""
+    batcher: Batcher[int] = Batcher((2, 5))
+    for row in range(7):
+        batcher.add(0, row, stream="a", due=0.0)
+    batches = list(iter(lambda: batcher.next_batch(0.0), None))
+    assert [list(batch.rows) for batch in batches] == [[0, 1], [2, 3], [4, 5], [6]]
