@@ -154,6 +154,7 @@ class Delivery:
         self._unchecked: deque[Publication] = deque()
         self._in_memory: set[int] = set()
         self._unremoved: set[int] = set()
+        self._bare: set[int] = set()  # in memory, and their copies have gone
         self._cursor = 0
         self._allowance, self._counted_at = 0.0, clock()
         self._retry_at = self._check_at = 0.0
@@ -268,6 +269,7 @@ class Delivery:
         one.over = True
         if one.row is not None:
             self._in_memory.discard(one.row)
+            self._bare.discard(one.row)
             self._unremoved.add(one.row)
         self.wanted.set()
 
@@ -289,7 +291,11 @@ class Delivery:
         self._late.clear()
         self._under_way.clear()
         self._unchecked.clear()
+        for one in left:
+            if one.row in self._bare:  # nothing to find again: it is kept anew
+                one.row = None
         self._in_memory.clear()
+        self._bare.clear()
         self._cursor = 0
         again = [one for one in left if one.kind == "historical" and one.row is None]
         for one in reversed(again):  # they had been kept in memory, and are the oldest
@@ -389,6 +395,7 @@ class Delivery:
         unknown = [reason for row, reason in gone if not row]
         known = len(self._in_memory) + len(self._unremoved)
         self.books.lost.update(unknown[known:])
+        self._bare |= self._in_memory if unknown else self._in_memory & {row for row, _ in gone}
         for row, reason in gone:
             if not row or row in self._in_memory or row in self._unremoved:
                 continue
@@ -504,6 +511,9 @@ class Delivery:
 
     def _leave_to_spool(self, one: Publication) -> None:
         assert one.row is not None
+        if one.row in self._bare:
+            self._lose(one, "outbox_full")
+            return
         self._forget_bytes(one)
         one.over = True
         self._in_memory.discard(one.row)
