@@ -7,56 +7,48 @@ HTTP and timers. They meet in `queues` and in `Delivery` only.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 import uuid
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamexit.attached import AttachedStream
 from streamexit.backends.opening import quietly
 from streamexit.budget.controller import BudgetStatus
-from streamexit.budget.sharing import DeviceShare
 from streamexit.budget.state_file import StateFile
-from streamexit.config.schema import EngineSection, MqttSection, NodeConfiguration, SpoolSection
+from streamexit.config.schema import NodeConfiguration
 from streamexit.control.dispatch import Dispatcher
 from streamexit.control.over_mqtt import MqttCommands
 from streamexit.documents import Document
 from streamexit.engine.engine import Engine
 from streamexit.engine.lanes import PipelineLane
 from streamexit.engine.worker import EngineWorker
-from streamexit.errors import ConfigurationError, InputError, OperationError
+from streamexit.errors import OperationError
 from streamexit.exits import ExitRecord
 from streamexit.governor import Governor
 from streamexit.health import Health
 from streamexit.operations import NodeOperations
-from streamexit.planning.streams import load_pipelines, plan_backend, plan_stream
+from streamexit.outlets import make_delivery, make_session, open_sinks
+from streamexit.planning.sinks import broker_addresses, without_login
+from streamexit.planning.streams import load_pipelines, plan_backend, plan_share, plan_stream
 from streamexit.queues import Outbox
 from streamexit.reporter import Reporter
 from streamexit.roster import Roster
-from streamexit.sinks.additional import SinkThread, open_sink
 from streamexit.sinks.broker import EmbeddedBroker
-from streamexit.sinks.brokers import BrokerAddress, TlsOptions
+from streamexit.sinks.brokers import BrokerAddress
 from streamexit.sinks.delivery import Delivery
-from streamexit.sinks.jsonl import JsonlSink
 from streamexit.sinks.mqtt import MqttSession
 from streamexit.sinks.mqtt_client import Incoming
-from streamexit.sinks.spool import Spool
 from streamexit.sources.life import StreamState
 from streamexit.sources.reader import Reader
-from streamexit.wire.encoding import as_historical
 from streamexit.wire.homeassistant import Discovery
 from streamexit.wire.messages import Response
 from streamexit.wire.topics import Availability, Topics
 
 if TYPE_CHECKING:
     from streamexit.http.server import HttpServer
-
-AUTO_SHARE = 900.0
-"""Of the 1000 ms per second that a device has by its profiles; decoding and peaks need the rest."""
 
 OUTBOX_RESULTS = 4000
 TICK_SECONDS = 0.5
@@ -135,7 +127,7 @@ class Node:
         settings, kept = self._configuration.engine, self._configuration.state_file
         self.governor = Governor(
             self._worker,
-            share=_device_share(settings),
+            share=plan_share(settings),
             file=StateFile(self._base / kept) if kept else None,
             on_problem=on_problem,
             on_change=lambda stream_id, sentence: self.reporter.note(stream_id, sentence),
@@ -215,7 +207,7 @@ class Node:
         async with AsyncExitStack() as stack:
             operations = self._make_operations()
             self.dispatcher = Dispatcher(self.topics.node, operations)
-            await self._open_sinks(stack, self.dispatcher)
+            await self._open_outlets(stack, self.dispatcher)
             session = self._task(self.session.run(), "mqtt") if self.session else None
             keeper = self._task(self.delivery.run(), "spool") if self.delivery else None
             pump = self._task(self.reporter.pump(), "pump")
@@ -260,30 +252,31 @@ class Node:
             on_reload=self._take_over,
         )
 
-    async def _open_sinks(self, stack: AsyncExitStack, dispatcher: Dispatcher) -> None:
-        self._open_additional_sinks(stack)
+    async def _open_outlets(self, stack: AsyncExitStack, dispatcher: Dispatcher) -> None:
+        def on_problem(problem: str) -> None:  # from a sink's thread
+            self._on_loop(self._on_problem, problem)
+
+        self.reporter.sinks = open_sinks(self._document, on_problem)
+        for sink in self.reporter.sinks:
+            stack.callback(sink.close)
         settings = self._configuration.mqtt
         if settings is None:
             return
-        addresses = await self._addresses(settings, stack)
+        if settings.url == "embedded":
+            embedded = await stack.enter_async_context(EmbeddedBroker())
+            addresses = [BrokerAddress("127.0.0.1", embedded.port)]
+        else:
+            addresses = broker_addresses(settings, self._base)
         self.broker = addresses[0]
-        embedded = settings.url == "embedded"
-        delivery = self.reporter.delivery = Delivery(
-            qos=settings.qos,
-            spool=self._spool(settings.spool) if settings.qos and not embedded else None,
-            historical=lambda payload: as_historical(payload, time.time()),
-            rate=settings.spool.results_per_s if settings.spool else 500.0,
-            on_problem=self._on_problem,
-        )
-        self.reporter.session = MqttSession(
+        self.reporter.delivery = make_delivery(self._document, settings, self._on_problem)
+        self.reporter.session = make_session(
+            self._configuration,
+            settings,
             addresses,
-            client_id=settings.client_id or f"streamexit-{self.topics.node}-{self.boot_id}",
-            availability_topic=self.topics.availability,
-            delivery=delivery,
-            expiry=settings.result_expiry_s,
-            subscriptions=self._subscriptions(settings),
+            topics=self.topics,
+            boot_id=self.boot_id,
+            delivery=self.reporter.delivery,
             on_message=self._hear,
-            prefer_v5=not embedded,
             on_problem=self._complain_of_broker,
         )
         if settings.commands:
@@ -298,43 +291,6 @@ class Node:
                 self._configuration.homeassistant.prefix, self.topics, version("streamexit")
             )
         self.reporter.say_info()
-
-    def _subscriptions(self, settings: MqttSection) -> list[str]:
-        home = self._configuration.homeassistant
-        ours = [*self.topics.of_commands, self.topics.of_availabilities]
-        return [
-            *(ours if settings.commands else []),
-            *([f"{home.prefix}/status"] if home else []),
-        ]
-
-    def _open_additional_sinks(self, stack: AsyncExitStack) -> None:
-        def on_problem(problem: str) -> None:
-            self._on_loop(self._on_problem, problem)
-
-        sinks: list[JsonlSink | SinkThread] = []
-        if self._configuration.results_file:
-            sinks.append(JsonlSink(self._base / self._configuration.results_file))
-        for i, section in enumerate(self._configuration.sinks):
-            try:
-                sink = open_sink(section.kind, section.options)
-            except InputError as error:
-                raise ConfigurationError(f"{self._document.where('sinks', i)}: {error}") from error
-            sinks.append(SinkThread(section.kind, sink, on_problem=on_problem))
-        for each in sinks:
-            stack.callback(each.close)
-        self.reporter.sinks = sinks
-
-    def _spool(self, section: SpoolSection | None) -> Spool | None:
-        if section is None:
-            return None
-        path = spool_path(self._document)
-        return Spool(path, max_bytes=section.max_bytes, max_age=section.max_age_s)
-
-    async def _addresses(self, settings: MqttSection, stack: AsyncExitStack) -> list[BrokerAddress]:
-        if settings.url == "embedded":
-            embedded = await stack.enter_async_context(EmbeddedBroker())
-            return [BrokerAddress("127.0.0.1", embedded.port)]
-        return broker_addresses(settings, self._base)
 
     async def _open_http(
         self, stack: AsyncExitStack, operations: NodeOperations, dispatcher: Dispatcher
@@ -386,7 +342,7 @@ class Node:
             if name not in ("streams", "mqtt", "secrets")
             and getattr(configuration, name) != getattr(self._document.value, name)
         ]
-        if _without_login(asked) != _without_login(self._document.value.mqtt):
+        if without_login(asked) != without_login(self._document.value.mqtt):
             restart.append("mqtt")
         elif asked is not None and asked != had and self.session:
             self.session.addresses = broker_addresses(asked, self._base)
@@ -535,68 +491,6 @@ class Node:
         """From any thread; after the loop has ended nobody is left to care."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(callback, *args)
-
-
-def _without_login(settings: MqttSection | None) -> object:
-    """What of the broker's section takes a restart to change."""
-    if settings is None or settings.url == "embedded":
-        return settings
-    return settings.model_dump(exclude={"url", "username", "password", "tls"})
-
-
-def spool_path(document: Document[NodeConfiguration]) -> Path:
-    """Where results are kept while the broker is away."""
-    settings = document.value.mqtt
-    if settings is not None and settings.spool is not None and settings.spool.file:
-        return document.path.parent / settings.spool.file
-    return _state_folder() / f"{document.value.node.id}.spool"
-
-
-def _state_folder() -> Path:
-    """Where what is kept over a restart lies: of a systemd unit, else of the user."""
-    given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    if given:
-        return Path(given)
-    home = os.environ.get("XDG_STATE_HOME")
-    return (Path(home) if home else Path.home() / ".local" / "state") / "streamexit"
-
-
-def broker_addresses(settings: MqttSection, base: Path) -> list[BrokerAddress]:
-    """The brokers of a configuration.
-
-    Args:
-        settings: Not "embedded".
-        base: Relative files start here.
-
-    Raises:
-        ConfigurationError: A certificate cannot be read.
-    """
-    password = settings.password.get_secret_value() if settings.password else None
-    tls = None
-    if section := settings.tls:
-        tls = TlsOptions(
-            ca_file=base / section.ca_file if section.ca_file else None,
-            cert_file=base / section.cert_file if section.cert_file else None,
-            key_file=base / section.key_file if section.key_file else None,
-            key_password=section.key_password.get_secret_value() if section.key_password else None,
-            verify=section.verify,
-        )
-    addresses = [
-        BrokerAddress.parse(url, username=settings.username, password=password, tls=tls)
-        for url in settings.urls
-    ]
-    for address in addresses:
-        if address.tls:
-            address.tls.context()
-    return addresses
-
-
-def _device_share(engine: EngineSection) -> DeviceShare | None:
-    """What budgets share, if the device is shared out."""
-    asked = engine.milliseconds_per_second
-    if asked is None:
-        return None
-    return DeviceShare(AUTO_SHARE if asked == "auto" else asked, engine.admission)
 
 
 async def _end(task: asyncio.Task[None] | None, deadline: float) -> None:

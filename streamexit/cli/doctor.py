@@ -121,7 +121,7 @@ def _backend(document: Document[NodeConfiguration]) -> str:
 
 def _disk(document: Document[NodeConfiguration]) -> Iterator[Finding]:
     from streamexit.backends.cache import cache_folder
-    from streamexit.runtime import spool_path
+    from streamexit.planning.sinks import spool_path
 
     yield _folder("cache", cache_folder(), 1 << 30, "$STREAMEXIT_CACHE")
     mqtt = document.value.mqtt
@@ -163,7 +163,7 @@ def _clock() -> Finding:
 
 def _brokers(document: Document[NodeConfiguration], timeout: float) -> Iterator[Finding]:
     """Each is connected to, subscribed at, and published to: a message to ourselves has to come back."""
-    from streamexit.runtime import broker_addresses
+    from streamexit.planning.sinks import broker_addresses
     from streamexit.sinks.visits import say_and_hear
     from streamexit.wire.topics import Topics
 

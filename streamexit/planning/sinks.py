@@ -1,11 +1,15 @@
-"""Whether the sinks that a configuration names are there; they are opened when the node runs."""
+"""From the configuration to where results go: brokers, the file of unsent results, sinks of plugins."""
 
 from __future__ import annotations
 
-from streamexit.config.schema import NodeConfiguration
+import os
+from pathlib import Path
+
+from streamexit.config.schema import MqttSection, NodeConfiguration
 from streamexit.documents import Document
 from streamexit.errors import ConfigurationError, PluginError
 from streamexit.plugins import load_plugin
+from streamexit.sinks.brokers import BrokerAddress, TlsOptions
 
 
 def check_sinks(document: Document[NodeConfiguration]) -> None:
@@ -19,3 +23,57 @@ def check_sinks(document: Document[NodeConfiguration]) -> None:
             load_plugin("streamexit.sinks", section.kind)
         except PluginError as error:
             raise ConfigurationError(f"{document.where('sinks', i, 'kind')}: {error}") from error
+
+
+def without_login(settings: MqttSection | None) -> object:
+    """What of the broker's section takes a restart to change."""
+    if settings is None or settings.url == "embedded":
+        return settings
+    return settings.model_dump(exclude={"url", "username", "password", "tls"})
+
+
+def spool_path(document: Document[NodeConfiguration]) -> Path:
+    """Where results are kept while the broker is away."""
+    settings = document.value.mqtt
+    if settings is not None and settings.spool is not None and settings.spool.file:
+        return document.path.parent / settings.spool.file
+    return _state_folder() / f"{document.value.node.id}.spool"
+
+
+def _state_folder() -> Path:
+    """Where what is kept over a restart lies: of a systemd unit, else of the user."""
+    given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if given:
+        return Path(given)
+    home = os.environ.get("XDG_STATE_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "state") / "streamexit"
+
+
+def broker_addresses(settings: MqttSection, base: Path) -> list[BrokerAddress]:
+    """The brokers of a configuration.
+
+    Args:
+        settings: Not "embedded".
+        base: Relative files start here.
+
+    Raises:
+        ConfigurationError: A certificate cannot be read.
+    """
+    password = settings.password.get_secret_value() if settings.password else None
+    tls = None
+    if section := settings.tls:
+        tls = TlsOptions(
+            ca_file=base / section.ca_file if section.ca_file else None,
+            cert_file=base / section.cert_file if section.cert_file else None,
+            key_file=base / section.key_file if section.key_file else None,
+            key_password=section.key_password.get_secret_value() if section.key_password else None,
+            verify=section.verify,
+        )
+    addresses = [
+        BrokerAddress.parse(url, username=settings.username, password=password, tls=tls)
+        for url in settings.urls
+    ]
+    for address in addresses:
+        if address.tls:
+            address.tls.context()
+    return addresses

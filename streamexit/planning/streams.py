@@ -10,8 +10,9 @@ from importlib.util import find_spec
 import torch
 
 from streamexit.backends.opening import BackendOptions, device_costs
+from streamexit.budget.sharing import DeviceShare
 from streamexit.budget.terms import Terms
-from streamexit.config.schema import NodeConfiguration, StreamSection
+from streamexit.config.schema import EngineSection, NodeConfiguration, StreamSection
 from streamexit.documents import Document
 from streamexit.errors import BudgetError, ConfigurationError, PipelineError
 from streamexit.exits import Budget, CostTable
@@ -26,6 +27,9 @@ from streamexit.sources.source import Source
 from streamexit.wire.maps import MapEncoder, MaskOptions
 
 UNIT_WORDS = {"gflops": "GFLOPs", "milliseconds": "ms"}
+
+AUTO_SHARE = 900.0
+"""Of the 1000 ms per second that a device has by its profiles; decoding and peaks need the rest."""
 
 
 @dataclass(frozen=True)
@@ -258,3 +262,11 @@ def _up(number: float) -> str:
     """Four significant digits, rounded up, so that the number shown is one that is accepted."""
     unit = Decimal(1).scaleb(Decimal(number).adjusted() - 3)
     return f"{Decimal(number).quantize(unit, ROUND_UP):f}"
+
+
+def plan_share(engine: EngineSection) -> DeviceShare | None:
+    """What budgets share, if the device is shared out."""
+    asked = engine.milliseconds_per_second
+    if asked is None:
+        return None
+    return DeviceShare(AUTO_SHARE if asked == "auto" else asked, engine.admission)
