@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from streamexit.config.schema import NodeConfiguration
     from streamexit.documents import Document
     from streamexit.planning.streams import PlannedStream
+    from streamexit.sinks.brokers import BrokerAddress
 
 CODECS = ("h264", "hevc", "mjpeg")
 FRESH_SECONDS = 1_760_000_000
@@ -175,7 +176,7 @@ def _brokers(document: Document[NodeConfiguration], timeout: float) -> Iterator[
     topic = f"{Topics(node.prefix, node.id).root}/doctor"
     for address in broker_addresses(settings, document.path.parent):
 
-        def talk(address=address) -> str:  # type: ignore[no-untyped-def]
+        def talk(address: BrokerAddress = address) -> str:
             protocol = asyncio.run(say_and_hear(address, topic, patience=timeout))
             return f"{address!r}: MQTT {protocol}, a message to {topic} came back"
 
