@@ -464,3 +464,22 @@ def test_a_pause_with_a_new_clock_is_no_lag(tmp_path: Path) -> None:
             clock.advance(0.04 if count != 25 else 5.0)
             assert picture.lag_seconds < 1.0
     assert (count, lost) == (50, [])
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_name_that_leads_to_secrets_is_not_followed(
+    monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """What a name resolves to is checked where the connection is made, and nowhere else resolved."""
+    asked: list[str] = []
+
+    def resolve(host: str, *_: object, **__: object) -> list[tuple[object, ...]]:
+        asked.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", 80))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with pytest.raises(SourceError) as caught:
+        some(source(f"{scheme}://camera.example/v", tls_verify=False), 1)
+    assert caught.value.reason == "policy"
+    assert "169.254.169.254" in str(caught.value)
+    assert asked == ["camera.example"]
