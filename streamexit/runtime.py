@@ -118,7 +118,6 @@ class Node:
         engine = Engine(self._deliver, clock=time.monotonic)
         self._worker = EngineWorker(
             engine,
-            [],
             hold_recordings=lambda: self.reporter.crowded,
             clock=time.monotonic,
             on_failure=self._fail,

@@ -73,7 +73,6 @@ class EngineWorker:
 
     Args:
         engine: Owned by the thread from `start` on.
-        feeds: The streams; see `add` and `remove`.
         hold_recordings: Whether results pile up downstream; recordings are then held back.
         clock: Seconds, monotonic.
         on_failure: Called from the thread if the engine breaks; the thread then ends.
@@ -82,14 +81,13 @@ class EngineWorker:
     def __init__(
         self,
         engine: Engine,
-        feeds: list[Feed],
         *,
         hold_recordings: Callable[[], bool],
         clock: Callable[[], float],
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self._engine = engine
-        self._feeds = feeds
+        self._feeds: list[Feed] = []
         self._hold_recordings = hold_recordings
         self._clock = clock
         self._on_failure = on_failure

@@ -47,8 +47,10 @@ def test_the_heaviest_streams_go_first() -> None:
         stream = engine.add_stream(name, lane, controller, counters, max_wait=0.0, weight=weight)
         feeds.append(Feed(stream, buffer, weight))
     worker = EngineWorker(
-        engine, feeds, hold_recordings=lambda: False, clock=time.monotonic, on_failure=print
+        engine, hold_recordings=lambda: False, clock=time.monotonic, on_failure=print
     )
+    for feed in feeds:
+        worker.add(feed)
     worker.start()
     assert done.wait(30)
     worker.stop()
@@ -65,7 +67,6 @@ def test_calls_are_made_on_the_engines_thread() -> None:
     failures: list[BaseException] = []
     worker = EngineWorker(
         Engine(print, clock=time.monotonic),
-        [],
         hold_recordings=lambda: False,
         clock=time.monotonic,
         on_failure=failures.append,
@@ -104,9 +105,8 @@ def test_recordings_yield_to_cameras(beside_a_camera: bool) -> None:
         )
         feeds[name] = Feed(stream, buffer)
     there = list(feeds.values()) if beside_a_camera else [feeds["recording"]]
-    worker = EngineWorker(
-        engine, there, hold_recordings=lambda: False, clock=clock, on_failure=print
-    )
-    worker._find_tiers()
+    worker = EngineWorker(engine, hold_recordings=lambda: False, clock=clock, on_failure=print)
+    for feed in there:
+        worker.add(feed)
     assert (worker._take(feeds["recording"], hold=False) is None) == beside_a_camera
     assert worker._take(feeds["camera"], hold=False) is not None
