@@ -196,10 +196,11 @@ class Governor:
         refused, terms = self._admit(governed, section, terms, now)
         if refused:
             raise BudgetError(f"budget {_in_words(budget)}: {refused}")
-        before = governed.budget
+        before, held = governed.budget, governed.terms
         governed.budget = budget
         self._apply(governed, terms)
-        self._say(governed, f"budget {_in_words(before)} -> {_in_words(budget)}: {cause}", now)
+        if (before, held) != (budget, terms):
+            self._say(governed, f"budget {_in_words(before)} -> {_in_words(budget)}: {cause}", now)
 
     def _apply(self, governed: Governed, terms: Terms) -> None:
         governed.terms = terms

@@ -300,6 +300,7 @@ class NodeOperations:
             "reopened": replaced,
             "problems": problems,
             "needs_restart": restart,
+            "from_overlay": sorted(document.elsewhere.values()),
         }
         self.reporter.note(None, f"configuration read again by {cause}: {_summary(changes)}")
         return changes

@@ -122,7 +122,9 @@ def check(config: ConfigArgument, json: JsonOption = False) -> None:
     from streamexit.config.load import load_configuration
     from streamexit.planning.streams import UNIT_WORDS, plan_streams
 
-    plans = plan_streams(load_configuration(config))
+    document = load_configuration(config)
+    plans = plan_streams(document)
+    overlaid = sorted(document.elsewhere.values())
     if json:
         rows = {
             plan.section.id: {
@@ -140,7 +142,7 @@ def check(config: ConfigArgument, json: JsonOption = False) -> None:
             }
             for plan in plans
         }
-        print_json({"config": str(config), "streams": rows})
+        print_json({"config": str(config), "streams": rows, "from_overlay": overlaid})
         return
     table = plain_table("stream", "pipeline", "policy", "budget", "per frame", "reachable")
     for plan in plans:
@@ -156,6 +158,8 @@ def check(config: ConfigArgument, json: JsonOption = False) -> None:
             f"{costs.fractions[0]:.1%} .. 100%",
         )
     console.print(table)
+    for place in overlaid:
+        console.print(f"not from this file, but by an earlier command: {place}")
     console.print(f"{config}: good; every budget can be reached")
 
 

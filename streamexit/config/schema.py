@@ -210,6 +210,13 @@ class BudgetSection(Section):
     """Where the device is shared out: the most that the stream may be given, as a share of the full
     network's cost."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        if not isinstance(value, dict | BudgetSection):
+            raise ValueError("name the unit, as in {fraction: 0.4}")
+        return value
+
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
         if len(self._amounts()) != 1:

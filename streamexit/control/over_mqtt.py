@@ -84,6 +84,8 @@ class MqttCommands:
             )
         except CommandError as error:
             response = self._dispatcher.refuse(verb, error)
+        if response.error:
+            log.info("%s over MQTT is refused: %s", _as_level(verb), response.error.message)
         topic = self._topics.response(_as_level(verb))
         if response_topic and _may_be_published_to(response_topic):
             topic = response_topic

@@ -229,6 +229,7 @@ class MqttSession:
     def _announce(self) -> None:
         self.state, self.problem = "online", ""
         self.connections += 1
+        log.info("connected to the broker %r", self.address)
         self.attempted.set()
         self._delivery.connected()
         for topic, payload in self._retained.items():

@@ -232,7 +232,8 @@ def is_refusal(error: BaseException) -> bool:
 def explain(error: BaseException, address: BrokerAddress) -> BrokerError:
     """What a connection error means and what to do."""
     if _code(error) in REFUSED_LOGIN:
-        return BrokerError(f"MQTT broker {address}: refused the login; check user and password")
+        wrong = "check user and password" if address.username else "it wants a user and a password"
+        return BrokerError(f"MQTT broker {address}: refused the login; {wrong}")
     text = str(error)
     if "CERTIFICATE_VERIFY_FAILED" in text:
         why = text.partition("certificate verify failed: ")[2].partition(" (_ssl")[0]

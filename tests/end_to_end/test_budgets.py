@@ -213,6 +213,7 @@ def test_gflops_do_not_go_with_a_shared_device(profiled: Path, tmp_path: Path) -
         ({"fraction": 0}, "greater than 0"),
         ({"fraction": -1}, "greater than 0"),
         ({"fraction": ".nan"}, "finite"),
+        ("40%", "streams[0].budget: '40%': name the unit, as in {fraction: 0.4}"),
         ({"fraction": 40}, "40 is above 1, which is the full network; 40% is 0.4"),
         ({"watts": 5}, "watts"),
         ({"fraction": 0.5, "gflops_per_second": 1}, "give one of"),
@@ -221,7 +222,7 @@ def test_gflops_do_not_go_with_a_shared_device(profiled: Path, tmp_path: Path) -
     ],
 )
 def test_nonsense_is_refused(
-    toy_pipeline: Path, tmp_path: Path, budget: dict[str, Any], expected: str
+    toy_pipeline: Path, tmp_path: Path, budget: Any, expected: str
 ) -> None:
     """With file, line and field."""
     config = write_config(tmp_path, toy_pipeline, budget)
@@ -230,6 +231,19 @@ def test_nonsense_is_refused(
     assert done.exit_code == 2
     assert "streams[0].budget" in done.stderr
     assert expected in done.stderr
+
+
+def test_check_names_what_an_overlay_says(toy_pipeline: Path, tmp_path: Path) -> None:
+    """Else an edit of the file would seem to be ignored."""
+    config = write_config(tmp_path, toy_pipeline, {"fraction": 0.6})
+    stream_id = load_configuration(config).value.streams[0].id
+    overlay = config.with_suffix(".overlay.yaml")
+    overlay.write_text(f"changed: {{{stream_id}: {{budget: {{fraction: 0.8}}}}}}\n")
+    done = CliRunner().invoke(app, ["check", str(config)])
+    assert done.exit_code == 0, done.stderr
+    assert "80.0% of full" in done.stdout
+    said = done.stdout.replace("\n", "")
+    assert f"by an earlier command: {overlay}, changed.{stream_id}.budget" in said
 
 
 @pytest.mark.parametrize(

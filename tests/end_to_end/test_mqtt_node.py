@@ -187,7 +187,7 @@ def test_refused_login_does_not_stop_the_work(
     process = start(config)
     stdout, stderr = process.communicate(timeout=TIME_LIMIT)
     assert process.returncode == 0
-    assert "refused the login; check user and password" in stderr
+    assert "refused the login; it wants a user and a password" in stderr
     assert "Traceback" not in stderr
     report = json.loads(stdout)
     assert report["streams"]["a"]["answered"] == 30
