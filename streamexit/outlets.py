@@ -38,7 +38,7 @@ def open_sinks(
         sinks.append(JsonlSink(document.path.parent / configuration.results_file))
     for i, section in enumerate(configuration.sinks):
         try:
-            sink = open_sink(section.kind, section.options)
+            sink = open_sink(section.kind, section.options, document.path.parent)
         except InputError as error:
             raise ConfigurationError(f"{document.where('sinks', i)}: {error}") from error
         sinks.append(SinkThread(section.kind, sink, on_problem=on_problem))

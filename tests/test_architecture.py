@@ -23,6 +23,7 @@ FLOORS = {
     "schedule": 0,
     "durations": 0,
     "health": 0,
+    "cache": 0,
     "preprocessing": 1,
     "frame": 2,
     "tasks": 2,

@@ -133,7 +133,7 @@ def test_a_source_and_a_sink(toy_pipeline: Path, tmp_path: Path) -> None:
     content = {
         "pipelines": {"toy": str(toy_pipeline)},
         "results_file": "results.jsonl",
-        "sinks": [{"kind": "csv", "path": str(tmp_path / "results.csv")}],
+        "sinks": [{"kind": "csv", "path": "results.csv"}],
         "streams": [
             {
                 "id": "a",
@@ -204,6 +204,10 @@ def test_a_source_where_access_is_restricted(tmp_path: Path) -> None:
     [
         ({"kind": "kafka"}, "line 2, sinks[0].kind: streamexit.sinks: 'kafka' is not installed; "),
         ({"path": "x.csv"}, "line 2, sinks[0]: 'kind' is missing"),
+        (
+            {"kind": "csv", "pth": "x.csv"},
+            "line 2, sinks[0]: csv: missing a required argument: 'path'",
+        ),
     ],
 )
 def test_a_sink_that_is_not_there(

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from streamexit.backends.backend import Backend
-from streamexit.backends.cache import cache_folder
 from streamexit.backends.content import content_key
 from streamexit.backends.cuda_backend import CudaBackend
 from streamexit.backends.devices import pick_device, title
 from streamexit.backends.openvino_backend import OpenVinoBackend, pick_precision
 from streamexit.backends.profile import Profile, measure
 from streamexit.backends.torch_backend import TorchBackend
+from streamexit.cache import cache_folder
 from streamexit.errors import ConfigurationError, PipelineError
 from streamexit.exits import CostTable
 from streamexit.models.pipeline import Pipeline

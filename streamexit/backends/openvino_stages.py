@@ -16,9 +16,9 @@ from openvino.frontend import FrontEndManager
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from torch import Tensor, nn
 
-from streamexit.backends.cache import filling
 from streamexit.backends.content import content_key
 from streamexit.backends.scored_stage import ScoredStage
+from streamexit.cache import filling
 from streamexit.models.network import MultiExitNetwork
 from streamexit.scheduling.scorers import Scorer
 from streamexit.tasks.readout import Task

@@ -121,7 +121,7 @@ def _backend(document: Document[NodeConfiguration]) -> str:
 
 
 def _disk(document: Document[NodeConfiguration]) -> Iterator[Finding]:
-    from streamexit.backends.cache import cache_folder
+    from streamexit.cache import cache_folder
     from streamexit.planning.sinks import spool_path
 
     yield _folder("cache", cache_folder(), 1 << 30, "$STREAMEXIT_CACHE")

@@ -52,7 +52,8 @@ def fit(
     default: Annotated[
         str | None,
         typer.Option(
-            help="The policy that streams use unless told; else it stays, or is the first."
+            help="The policy that streams use unless told; else the best on held-out folds, or, with --policy, "
+            "the one that it is."
         ),
     ] = None,
     data: DataOption = None,

@@ -72,5 +72,9 @@ def _import(name: str, known: Sequence[str]) -> object:
         )
     try:
         return getattr(importlib.import_module(module_name), attribute)
+    except ModuleNotFoundError as error:
+        raise PipelineError(
+            f"network.architecture: {name}: {error}; is its folder on Python's path (PYTHONPATH)?"
+        ) from error
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise PipelineError(f"network.architecture: {name}: {error}") from error

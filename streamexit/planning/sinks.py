@@ -8,21 +8,23 @@ from pathlib import Path
 from streamexit.config.schema import MqttSection, NodeConfiguration
 from streamexit.documents import Document
 from streamexit.errors import ConfigurationError, PluginError
-from streamexit.plugins import load_plugin
+from streamexit.sinks.additional import check_sink
 from streamexit.sinks.brokers import BrokerAddress, TlsOptions
 
 
 def check_sinks(document: Document[NodeConfiguration]) -> None:
-    """Find the plugins.
+    """Find the plugins, and see whether they take what is asked of them.
 
     Raises:
-        ConfigurationError: One is not installed, or cannot be imported.
+        ConfigurationError: One is not installed, cannot be imported, or does not take its options.
     """
     for i, section in enumerate(document.value.sinks):
         try:
-            load_plugin("streamexit.sinks", section.kind)
+            check_sink(section.kind, section.options, document.path.parent)
         except PluginError as error:
             raise ConfigurationError(f"{document.where('sinks', i, 'kind')}: {error}") from error
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{document.where('sinks', i)}: {error}") from error
 
 
 def without_login(settings: MqttSection | None) -> object:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import queue
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 from streamexit.errors import ConfigurationError
@@ -16,7 +18,10 @@ GOODBYE_SECONDS = 2.0
 
 
 class Sink(Protocol):
-    """Somewhere that results go. Its constructor takes the options of the configuration."""
+    """Somewhere that results go.
+
+    Its constructor takes `base`, where relative paths start, and the options of the configuration.
+    """
 
     def write(self, result: Result) -> None:
         """Take one result, in the order of the stream's frames. May wait; may raise."""
@@ -27,8 +32,8 @@ class Sink(Protocol):
         ...
 
 
-def open_sink(kind: str, options: Mapping[str, Any]) -> Sink:
-    """The sink of an installed plugin.
+def check_sink(kind: str, options: Mapping[str, Any], base: Path) -> None:
+    """Whether a plugin is there and takes these options, without opening anything.
 
     Raises:
         PluginError: It is not installed, or cannot be imported.
@@ -36,7 +41,26 @@ def open_sink(kind: str, options: Mapping[str, Any]) -> Sink:
     """
     make = load_plugin("streamexit.sinks", kind)
     try:
-        sink: Sink = make(**options)
+        inspect.signature(make).bind(base=base, **options)
+    except TypeError as error:
+        raise ConfigurationError(f"{kind}: {error}") from error
+
+
+def open_sink(kind: str, options: Mapping[str, Any], base: Path) -> Sink:
+    """The sink of an installed plugin.
+
+    Args:
+        kind: Its name.
+        options: For its constructor.
+        base: Relative paths start here; for its constructor, too.
+
+    Raises:
+        PluginError: It is not installed, or cannot be imported.
+        ConfigurationError: It does not take these options.
+    """
+    make = load_plugin("streamexit.sinks", kind)
+    try:
+        sink: Sink = make(base=base, **options)
     except (TypeError, ValueError, OSError) as error:
         raise ConfigurationError(f"{kind}: {error}") from error
     return sink

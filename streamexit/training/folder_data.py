@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
 
+from streamexit.cache import cache_folder
 from streamexit.errors import DataError
 from streamexit.preprocessing import InputConverter, Preprocessing
 from streamexit.training.classification_data import decode_picture
-from streamexit.training.decoded import CACHE, cache_file, map_decoded
+from streamexit.training.decoded import cache_file, map_decoded
 from streamexit.training.labelled import LabelledImages, fixed_order
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -21,7 +23,7 @@ def load_folder(root: Path, test: bool, preprocessing: Preprocessing) -> Labelle
     """`{train,test}/<class>/*.jpg`, or `<class>/*.jpg`, of which a fifth is the test part.
 
     The division is fixed: it depends on the files' names alone. Pictures are brought to the network's
-    input size once, into a file under `root/.streamexit-cache/`, and mapped into memory from there.
+    input size once, into a file in the cache folder, and mapped into memory from there.
 
     Args:
         root: Folder with the classes, or with `train` and `test`.
@@ -50,7 +52,11 @@ def load_folder(root: Path, test: bool, preprocessing: Preprocessing) -> Labelle
         part = "test" if test else "training"
         raise DataError(f"data.root: {place}: no {part} picture of class {classes[min(missing)]!r}")
     p = preprocessing
-    cache = cache_file(root, "test" if test else "train", f"{p.width}x{p.height}-{p.fit}", names)
+    seen = [f"{name} {(place / name).stat().st_mtime_ns}" for name in names]
+    own = (
+        cache_folder() / "pictures" / hashlib.sha256(str(place.resolve()).encode()).hexdigest()[:16]
+    )
+    cache = cache_file(own, "test" if test else "train", f"{p.width}x{p.height}-{p.fit}", seen)
     convert = InputConverter(preprocessing)
     decoded = (decode_picture(place / name, convert) for name in names)
     images = map_decoded(cache, (len(names), p.height, p.width, 3), decoded)
@@ -58,7 +64,9 @@ def load_folder(root: Path, test: bool, preprocessing: Preprocessing) -> Labelle
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
-    found = tuple(sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name != CACHE))
+    found = tuple(
+        sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    )
     if len(found) < 2:
         raise DataError(
             f"data.root: {folder} holds {len(found)} folders; expected one per class, with pictures in it"

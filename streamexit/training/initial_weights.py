@@ -65,7 +65,7 @@ def load_torchvision(network: MultiExitNetwork, spec: dict[str, Any], file: Path
             whole = getattr(room, name)(weights=None, num_classes=spec["num_classes"])
             whole.load_state_dict(_read(file))
     except (OSError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
-        source = "torchvision's weights" if file is None else f"{file} as weights"
+        source = "torchvision's weights" if file is None else f"{file.absolute()} as weights"
         said = " ".join(str(error).split())  # PyTorch lists every layer, a line each
         raise ConfigurationError(
             f"initial_weights: {source} of {name} cannot be had: {said[:300]}"

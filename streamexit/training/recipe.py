@@ -32,11 +32,26 @@ class Optimiser(_Strict):
     epochs: Annotated[int, Field(gt=0)]
     batch_size: Annotated[int, Field(gt=0)] = 128
     peak_learning_rate: Positive = 0.2
-    warmup_epochs: Annotated[float, Field(ge=0)] = 5
+    warmup_epochs: Annotated[float, Field(ge=0)] | None = None
+    """Left out: five, or a fifth of the epochs where these are fewer than 25."""
     momentum: Fraction = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    average_decay: Fraction = 0.999
-    """Of the exponential moving average of the weights; the average is what ships."""
+    average_decay: Fraction | None = None
+    """Of the exponential moving average of the weights; the average is what ships. Left out: 0.999, or less where
+    that would reach back over more than a tenth of the steps."""
+
+    @property
+    def warmup(self) -> float:
+        """Epochs."""
+        return min(5.0, self.epochs / 5) if self.warmup_epochs is None else self.warmup_epochs
+
+    def decay(self, steps: int) -> float:
+        """Of the average, per step of so many."""
+        return (
+            max(0.0, min(0.999, 1 - 10 / steps))
+            if self.average_decay is None
+            else self.average_decay
+        )
 
 
 class JointLoss(_Strict):

@@ -92,10 +92,11 @@ class Trainer:
         self._on_epoch = on_epoch
         costs = gflops_per_exit(self._network)
         self._fractions = [cost / costs[-1] for cost in costs]
+        steps = math.ceil(len(self._labels) / recipe.optimiser.batch_size)
         self._average = AveragedModel(
             self._network,
             multi_avg_fn=get_ema_multi_avg_fn(  # type: ignore[no-untyped-call]
-                recipe.optimiser.average_decay
+                recipe.optimiser.decay(recipe.optimiser.epochs * steps)
             ),
             use_buffers=True,
         )
@@ -184,10 +185,10 @@ class Trainer:
 
     def _set_learning_rate(self, epoch: float) -> None:
         o = self._recipe.optimiser
-        if epoch < o.warmup_epochs:
-            share = epoch / o.warmup_epochs
+        if epoch < o.warmup:
+            share = epoch / o.warmup
         else:
-            progress = (epoch - o.warmup_epochs) / max(o.epochs - o.warmup_epochs, 1e-9)
+            progress = (epoch - o.warmup) / max(o.epochs - o.warmup, 1e-9)
             share = (1 + math.cos(math.pi * progress)) / 2
         for group in self._optimiser.param_groups:
             group["lr"] = o.peak_learning_rate * share
@@ -232,7 +233,7 @@ class Trainer:
         state = torch.load(self._checkpoint, map_location=self._device, weights_only=True)
         if Recipe.model_validate_json(state["recipe"]) != self._recipe:
             raise ConfigurationError(
-                f"{self._checkpoint}: belongs to another recipe; restore that recipe to go on, or "
+                f"{self._checkpoint}: belongs to another recipe, or to another number of epochs; restore those to go on, or "
                 "delete the checkpoint to start anew"
             )
         self._network.load_state_dict(state["network"])

@@ -84,4 +84,4 @@ def test_a_pipeline_without_calibration_data_is_refused(toy_pipeline: Path) -> N
     """There is nothing to measure value ranges on."""
     done = CliRunner().invoke(app, ["quantise", str(toy_pipeline)])
     assert done.exit_code == 2
-    assert "names no calibration data" in done.stderr
+    assert "names no data set" in done.stderr

@@ -1,6 +1,7 @@
 """A sink: a line of CSV per result."""
 
 import csv
+from pathlib import Path
 
 from streamexit import Result
 
@@ -8,8 +9,8 @@ from streamexit import Result
 class CsvSink:
     """Runs in a thread of its own: it may wait, for a disk or a server, without holding up frames."""
 
-    def __init__(self, path: str):
-        self._file = open(path, "a", newline="", encoding="utf-8")  # noqa: SIM115 - until `close`
+    def __init__(self, path: str, *, base: Path):
+        self._file = open(base / path, "a", newline="", encoding="utf-8")  # noqa: SIM115 - until `close`
         self._lines = csv.writer(self._file)
 
     def write(self, result: Result) -> None:
