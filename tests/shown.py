@@ -16,8 +16,8 @@ PAGES = (
 """A page that is added under one of these is read from then on."""
 
 PROGRAMS = re.compile(
-    r"(([A-Z_]+=\S+ )*(sudo )?"
-    r"(streamexit|python3?|make|sh|docker|systemctl|systemd-run|journalctl|apt|apt-get|pip|curl|ffmpeg"
+    r"(([A-Z_]+=\S+ )*(sudo )?(\.venv/bin/)?"
+    r"(streamexit|python3?|uv|make|sh|docker|systemctl|systemd-run|journalctl|apt|apt-get|pip|curl|ffmpeg"
     r"|mediamtx|telegraf|mosquitto_sub|mosquitto_pub)\s|cd\s)"
 )
 """What a span of code begins with, and a line of a block without a language, if it is a command."""

@@ -23,9 +23,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
+import numpy as np
 import pytest
 import yaml
 from paho.mqtt.client import Client
@@ -36,6 +37,7 @@ from streamexit.cli.commands import app
 from streamexit.config.load import load_configuration
 from streamexit.config.schema import NodeConfiguration, StreamSection
 from streamexit.models.architectures import build_network
+from streamexit.plugins import Group, load_plugin, plugins
 from streamexit.sources.addresses import SourceOptions, parse_address
 from streamexit.sources.video import VideoSource
 from streamexit.testing import TOY_PREPROCESSING
@@ -57,10 +59,13 @@ from tests.shown import (
 )
 from tests.sources.test_kinds import until_it_listens
 from tests.training.conftest import coloured, write_archive
+from tests.training.test_folder_data import paint
 
 TIME_LIMIT = 120
 CIFAR = "pipelines/cifar10-resnet20"
 GATE = "streamexit/gatehouse/stream/gate"
+SQUARES = "streamexit/desk/stream/squares"
+PLUGINS = ROOT / "samples" / "plugins"
 BIN = Path(sys.executable).parent
 """Where `streamexit` and `python` of a reader are: the environment that runs the tests."""
 
@@ -77,10 +82,23 @@ class Swap:
 
 
 OWN_PORT = "tests have ports of their own"
+OWN_PLACE = "tests have ports, and an environment, of their own"
 COMMAND_SWAPS = (
+    Swap(r"^mosquitto_(sub|pub) (?=-t '?streamexit/desk/)", r"mosquitto_\1 -p {second} ", OWN_PORT),
     Swap(r"^mosquitto_(sub|pub) (?=-t)", r"mosquitto_\1 -p {broker} ", OWN_PORT),
-    Swap(r"(?<= -p \{broker\} )(?=.* \| jq )", "-C 3 ", "ends after three, instead of by Ctrl-C"),
+    Swap(
+        r"(?<= -p \{(?:broker|second)\} )(?=.*/result' \| jq )",
+        "-C 3 ",
+        "ends after three, instead of by Ctrl-C",
+    ),
     Swap(r"^streamexit watch$", "streamexit watch --url mqtt://127.0.0.1:{broker}", OWN_PORT),
+    Swap(
+        r"^\.venv/bin/streamexit watch$",
+        "streamexit watch --url mqtt://127.0.0.1:{second}",
+        OWN_PLACE,
+    ),
+    Swap(r"^\.venv/bin/(python samples/subscriber\.py)$", r"\1 127.0.0.1 {second}", OWN_PLACE),
+    Swap(r"127\.0\.0\.1:PORT$", "127.0.0.1:{embedded}", "the port that `run` shows is meant"),
     Swap(r"(subscriber\.py)( \[HOST \[PORT\]\])?$", r"\1 127.0.0.1 {broker}", OWN_PORT),
     Swap(
         r"^(sh samples/watch\.sh) \[.*\]$", r"\1 -p {broker} -C 3", f"{OWN_PORT}; ends after three"
@@ -92,7 +110,8 @@ COMMAND_SWAPS = (
     Swap(r"^CAMERA_PASSWORD=\.\.\.", "CAMERA_PASSWORD=secret", "a password is meant"),
     Swap(r"\bPIPELINE$", CIFAR, "a pipeline is meant"),
     Swap(r"\bcheck FILE$", "check gate.yaml", "a configuration is meant"),
-    Swap(r"\bdoctor node\.yaml$", "doctor gate.yaml", "another name for it"),
+    Swap(r"\bdoctor (node\.yaml|your\.yaml|FILE)$", "doctor gate.yaml", "other names for it"),
+    Swap(r"--debug \.\.\.$", "--debug check absent.yaml", "a command that goes wrong is meant"),
     Swap(r"-i input\b", "-i gate.mp4", "a recording is meant"),
     Swap(
         r"replay \.\.\.",
@@ -105,6 +124,11 @@ COMMAND_SWAPS = (
         r"^streamexit compare out/test\.npz.*$",
         r"\g<0> --seeds 1 --methods direct,msdnet",
         "all methods take a minute",
+    ),
+    Swap(
+        r"^(streamexit compare out/mine\.npz --methods direct),eenet(.*)$",
+        r"\1\2 --seeds 1",
+        "EENet takes a quarter of a minute per seed",
     ),
 )
 FILE_SWAPS = {
@@ -121,15 +145,15 @@ FILE_SWAPS = {
         Swap("calibration_size: 3000", "calibration_size: 300", "ten times fewer pictures"),
     ),
     "my/train.yaml": (
-        Swap("name: cifar10-resnet20", "name: my", "a network of one's own"),
-        Swap("depth: 20", "depth: 8", "a smaller one"),
-        Swap("exits: [2, 5, 9]", "exits: [1, 2, 3]", "of which that has three blocks"),
-        Swap("calibration_size: 3000", "calibration_size: 300", "ten times fewer pictures"),
-        Swap("epochs: 80", "epochs: 1", "eighty times shorter"),
-        Swap("warmup_epochs: 5", "warmup_epochs: 0", "of one epoch"),
+        Swap("initial_weights: torchvision", "", "tests fetch nothing"),
+        Swap("width: 224, height: 224", "width: 32, height: 32", "fifty times fewer pixels"),
+        Swap("calibration_size: 300", "calibration_size: 100", "there are 240 to train with"),
+        Swap("epochs: 20", "epochs: 1, warmup_epochs: 0", "twenty times shorter"),
     ),
+    "quick.yaml": (Swap("mqtt://127.0.0.1:1883", "mqtt://127.0.0.1:{broker}", OWN_PORT),),
+    "embedded.yaml": (Swap("mqtt://127.0.0.1:1883", "embedded", "what the page says to write"),),
 }
-"""Of gate.yaml only where a node runs: `check` reads it as it is shown."""
+"""Of gate.yaml and quick.yaml only where a node runs: `check` reads them as they are shown."""
 
 
 def swapped(command: str) -> str:
@@ -147,13 +171,19 @@ def swapped_file(name: str, text: str, **ports: int) -> str:
     return text
 
 
-def shown_gate() -> str:
-    """The README's gate.yaml."""
-    return next(
-        block.text
-        for block in all_blocks(["yaml"])
-        if block.page == "README.md" and "id: gatehouse" in block.text
-    )
+FILES = {
+    "gate.yaml": ("README.md", "id: gatehouse"),
+    "quick.yaml": ("docs/quick-start.md", "id: desk"),
+    "my/train.yaml": ("docs/own-network.md", "dataset: folder"),
+}
+"""File -> the page that shows it whole, and what only that block has."""
+
+
+def shown_file(name: str) -> str:
+    """A file as its page shows it."""
+    page, mark = FILES[name]
+    (text,) = (b.text for b in all_blocks(["yaml"]) if b.page == page and mark in b.text)
+    return text
 
 
 def copied(origin: Path, copy: Path) -> None:
@@ -169,6 +199,17 @@ def write_data(folder: Path) -> None:
         data = coloured(1000, size=32, seed=len(part))
         images = LabelledImages(data.images, data.labels, classes)
         write_archive(folder / f"cifar10_{part}.zip", images)
+
+
+def write_own(folder: Path) -> None:
+    """What readers bring: pictures in a folder per class, and logits of some other program."""
+    paint(folder / "pictures", 100)
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 4, 600)
+    logits = random.normal(size=(600, 3, 4))
+    logits[np.arange(600), :, labels] += [1, 2, 3]  # deeper exits know more
+    np.save(folder / "logits.npy", logits.astype(np.float32))
+    np.save(folder / "labels.npy", labels)
 
 
 @pytest.fixture(scope="module")
@@ -188,12 +229,13 @@ def desk(tmp_path_factory: pytest.TempPathFactory, make_clip: MakeClip) -> Path:
     write_data(folder.parent / "shared" / "data")
     for name in ("gate.mp4", "yard.mp4", "clip.mp4", "../shared/data/videos/road.mp4"):
         shutil.copy(make_clip(f"shown-{Path(name).name}", frames=50), folder / name)
-    (folder / "gate.yaml").write_text(shown_gate())
-    piped = shown_gate().split("mqtt:")[0] + f"pipelines: {{cifar: {CIFAR}}}\n"
+    write_own(folder)
+    for name in FILES:
+        (folder / name).write_text(shown_file(name))
+    piped = shown_file("gate.yaml").split("mqtt:")[0] + f"pipelines: {{cifar: {CIFAR}}}\n"
     piped += "results_file: out/piped.jsonl\nstreams: [{id: pipe, pipeline: cifar, "
     piped += "source: {url: stdin, format: mpegts}, budget: {fraction: 0.5}}]\n"
     (folder / "node.yaml").write_text(piped)
-    (folder / "my" / "train.yaml").write_text((ROOT / CIFAR / "train.yaml").read_text())
     for name in (f"{CIFAR}/pipeline.yaml", "my/train.yaml"):
         text = (folder / name).read_text()
         (folder / name).write_text(swapped_file(name, text))
@@ -285,7 +327,7 @@ def started(command: str, folder: Path, **more: str) -> Iterator[subprocess.Pope
 
 @dataclass(frozen=True)
 class Live:
-    """A node that runs as the README says, and its broker."""
+    """A node that runs as its page says, and its broker."""
 
     broker: int
     http: int
@@ -293,16 +335,17 @@ class Live:
 
 @contextlib.contextmanager
 def running(command: str, desk: Path, folder: Path) -> Iterator[Live]:
-    """Start a node by the README's command, wait for a result, and end it by Ctrl-C."""
+    """Start a node by its page's command, wait for a result, and end it by Ctrl-C."""
+    name = shlex.split(command)[-1]
     with own_broker(folder / "broker") as broker:
         live = Live(broker.port, free_port())
         ports = {"broker": live.broker, "http": live.http}
-        (folder / "gate.yaml").write_text(swapped_file("gate.yaml", shown_gate(), **ports))
+        (folder / name).write_text(swapped_file(name, shown_file(name), **ports))
         (folder / "pipelines").symlink_to(desk / "pipelines")
         shutil.copy(desk / "gate.mp4", folder)
         state = str(folder / "state")
         with (
-            Ears(live.broker, f"{GATE}/result") as ears,
+            Ears(live.broker, "streamexit/+/stream/+/result") as ears,
             started(swapped(command), folder, STATE_DIRECTORY=state) as process,
         ):
             ears.until(lambda message: json.loads(message)["answer"]["label"] != "")
@@ -313,6 +356,7 @@ def running(command: str, desk: Path, folder: Path) -> Iterator[Live]:
 
 
 RUN = "CAMERA_PASSWORD=... streamexit run gate.yaml"
+RUN_QUICK = "streamexit run quick.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -325,6 +369,13 @@ def live_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def live(desk: Path, live_folder: Path) -> Iterator[Live]:
     """The node that subscribers hear, and that takes commands."""
     with running(RUN, desk, live_folder) as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
+def quick(desk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    """The node of the quick start."""
+    with running(RUN_QUICK, desk, tmp_path_factory.mktemp("quick")) as node:
         yield node
 
 
@@ -343,6 +394,12 @@ class World:
         return node
 
     @property
+    def quick(self) -> Live:
+        """The node of the quick start, and its broker."""
+        node: Live = self._request.getfixturevalue("quick")
+        return node
+
+    @property
     def live_folder(self) -> Path:
         """Where its configuration is."""
         folder: Path = self._request.getfixturevalue("live_folder")
@@ -354,11 +411,17 @@ class World:
         folder: Path = self._request.getfixturevalue("tmp_path")
         return folder
 
+    def use(self, fixture: str) -> None:
+        """What only some need."""
+        self._request.getfixturevalue(fixture)
+
     def text(self, command: str, **ports: int) -> str:
-        """A command as it is used, with the node's ports in it."""
+        """A command as it is used, with the nodes' ports in it."""
         command = swapped(command)
         if "{broker}" in command or "{http}" in command:
-            ports = {"broker": self.live.broker, "http": self.live.http}
+            ports |= {"broker": self.live.broker, "http": self.live.http}
+        if "{second}" in command:
+            ports["second"] = self.quick.broker
         for name, port in ports.items():
             command = command.replace(f"{{{name}}}", str(port))
         return command
@@ -430,6 +493,26 @@ def ends(*said: str, after: tuple[str, ...] = (), makes: tuple[str, ...] = ()) -
     return check
 
 
+def says_the_next_block(command: str, world: World) -> None:
+    """It says to the letter what stands in the block below it on the page of the quick start."""
+    page = "docs/quick-start.md"
+    shown = itertools.pairwise(blocks(page, (ROOT / page).read_text(encoding="utf-8")))
+    (expected,) = (below.text for block, below in shown if block.text.strip() == command)
+    said = world.once(command).stdout.splitlines()
+    assert [line.rstrip() for line in said] == expected.splitlines()
+
+
+def shows_the_traceback(command: str, world: World) -> None:
+    """What goes wrong is told with the place in the code."""
+    done = subprocess.run(
+        shlex.split(swapped(command)), cwd=world.desk, env=environment(), text=True,
+        capture_output=True, stdin=subprocess.DEVNULL, timeout=TIME_LIMIT,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "Traceback (most recent call last)" in done.stderr
+    assert "ConfigurationError: absent.yaml: cannot be read" in done.stderr
+
+
 def asks_the_doctor(command: str, world: World) -> None:
     """The doctor finds broker and source of the running node's configuration well."""
     world.live  # noqa: B018  # started, if it was not
@@ -455,21 +538,48 @@ def prints(said: str) -> Check:
     return check
 
 
+def first_line(process: subprocess.Popen[str], wanted: str) -> re.Match[str]:
+    """The first line with this that a command says, which is killed if there is none in time."""
+    assert process.stdout
+    limit = threading.Timer(TIME_LIMIT, process.kill)
+    limit.start()
+    said = []
+    try:
+        for line in process.stdout:
+            said.append(line)
+            if found := re.search(wanted, line.rstrip()):
+                return found
+    finally:
+        limit.cancel()
+    pytest.fail(f"no {wanted!r} in\n{''.join(said)}")
+
+
 def goes_on(said: str, number: signal.Signals, code: int) -> Check:
     """It is started, says this, and ends with this code when it gets the signal."""
 
     def check(command: str, world: World) -> None:
         with started(world.text(command), world.desk) as process:
-            assert process.stdout
-            limit = threading.Timer(TIME_LIMIT, process.kill)  # of a command that says nothing
-            limit.start()
-            line = process.stdout.readline()
-            limit.cancel()
+            line = first_line(process, "").string
             ending, rest = ended(process, number)
-        assert re.fullmatch(said, line.rstrip()), line + rest
+        assert re.fullmatch(said, line), line + rest
         assert ending == code, rest
 
     return check
+
+
+def watches_an_embedded_broker(command: str, world: World) -> None:
+    """With `embedded`, `run` shows the port that this command then takes."""
+    text = swapped_file("embedded.yaml", shown_file("quick.yaml"))
+    (world.tmp_path / "embedded.yaml").write_text(text)
+    (world.tmp_path / "pipelines").symlink_to(world.desk / "pipelines")
+    state = str(world.tmp_path / "state")
+    with started("streamexit run embedded.yaml", world.tmp_path, STATE_DIRECTORY=state) as process:
+        port = int(first_line(process, r"mqtt://127\.0\.0\.1:(\d+)")[1])
+        with started(world.text(command, embedded=port), world.desk) as watching:
+            first_line(watching, f"^{RESULT}$")  # it may see the stream come up before
+            assert ended(watching, signal.SIGINT)[0] == 0
+        code, said = ended(process, signal.SIGINT)
+    assert code == 0, said
 
 
 def runs_a_node(command: str, world: World) -> None:
@@ -478,17 +588,36 @@ def runs_a_node(command: str, world: World) -> None:
         pass
 
 
-def sets_the_budget(command: str, world: World) -> None:
+def spends(key: str, fraction: float, within: float = 1e-6) -> Callable[[str], bool]:
+    """Whether a message about a budget has this fraction."""
+    return lambda message: json.loads(message)[key] == pytest.approx(fraction, abs=within)
+
+
+def sets_the_budget(stream: str, before: float, after: float) -> Check:
     """The running node says the new budget, after another one."""
 
-    def is_at(fraction: float) -> Callable[[str], bool]:
-        return lambda message: json.loads(message)["target_fraction"] == pytest.approx(fraction)
+    def check(command: str, world: World) -> None:
+        node = world.live if stream == GATE else world.quick
+        with Ears(node.broker, f"{stream}/budget") as ears:
+            world.shell(f"mosquitto_pub -t {stream}/budget/set -m {before}")
+            ears.until(spends("target_fraction", before))
+            world.shell(command)
+            ears.until(spends("target_fraction", after))
 
-    with Ears(world.live.broker, f"{GATE}/budget") as ears:
-        world.shell(f"mosquitto_pub -t {GATE}/budget/set -m 0.6")
-        ears.until(is_at(0.6))
-        world.shell(command)
-        ears.until(is_at(0.3))
+    return check
+
+
+def comes_near(command: str, world: World) -> None:
+    """After the command above it on the page, the mean comes near the budget, and this one says so."""
+    with Ears(world.quick.broker, f"{SQUARES}/budget") as ears:
+        world.shell(f"mosquitto_pub -t {SQUARES}/budget/set -m 0.6")
+        ears.until(spends("target_fraction", 0.6))
+        ears.until(spends("mean_fraction", 0.6, within=0.03))
+    said = json.loads(world.shell(command))
+    assert set(said) == {"state", "target_fraction", "mean_fraction"}
+    assert said["state"] == "on_budget"
+    assert said["target_fraction"] == pytest.approx(0.6)
+    assert said["mean_fraction"] == pytest.approx(0.6, abs=0.05)
 
 
 def pipes_into_a_node(command: str, world: World) -> None:
@@ -645,6 +774,64 @@ def takes(command: str, world: World) -> None:
             assert repository_file(word), f"{word} is not there"
 
 
+def knows_its_files(command: str, world: World) -> None:
+    """It takes minutes and has no help: it is asked for a file that there is not, and says so."""
+    *_, module = shlex.split(command)
+    done = subprocess.run(
+        [sys.executable, "-m", module, "no/such/file"], cwd=ROOT, env=environment(), text=True,
+        capture_output=True, stdin=subprocess.DEVNULL, timeout=TIME_LIMIT,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "no such file\n"), done.stderr
+
+
+def leads_to_the_command(command: str, world: World) -> None:
+    """In the folder that has the Makefile's environment, a shell then finds the command in it."""
+    assert "\nPY := .venv/bin/python\n" in (ROOT / "Makefile").read_text()
+    (world.tmp_path / ".venv").symlink_to(BIN.parent)
+    done = subprocess.run(
+        ["sh", "-c", f"{command}\ncommand -v streamexit"], cwd=world.tmp_path, text=True,
+        capture_output=True, env={**environment(), "PATH": "/usr/bin:/bin"}, timeout=TIME_LIMIT,
+    )  # fmt: skip
+    assert done.stdout.strip() == str(world.tmp_path / ".venv" / "bin" / "streamexit"), done.stderr
+
+
+def packages_of_ci() -> set[str]:
+    """What .ci/run installs from Debian."""
+    installed = re.search(r'packages="([^"]*)"', (ROOT / ".ci" / "run").read_text())
+    assert installed
+    return set(installed[1].split())
+
+
+def installed_by_ci(command: str, world: World) -> None:
+    """It changes the machine: each package is one that .ci/run installs."""
+    packages = set(command.partition(" install ")[2].split())
+    assert packages
+    assert packages <= packages_of_ci()
+
+
+def plugin_entries() -> dict[str, dict[str, str]]:
+    """Group -> name -> what it stands for, of samples/plugins."""
+    project = tomllib.loads((PLUGINS / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    entries: dict[str, dict[str, str]] = project["entry-points"]
+    return entries
+
+
+def could_be_installed(command: str, world: World) -> None:
+    """It changes the environment, .ci/wheel does it: the project is whole, and its entry points can be imported."""
+    project = ROOT / shlex.split(command)[-1]
+    content = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+    assert {"requires", "build-backend"} <= set(content["build-system"])
+    assert "version" in content["project"]
+    assert (project / content["project"]["name"].replace("-", "_") / "__init__.py").is_file()
+    assert f'"$root/{shlex.split(command)[-1]}"' in (ROOT / ".ci" / "wheel").read_text()
+    world.use("sample_plugins")
+    groups = get_args(Group)
+    assert set(plugin_entries()) == set(groups)
+    for group in groups:
+        for name in plugin_entries()[group]:
+            assert callable(load_plugin(group, name))
+
+
 def in_the_makefile(command: str, world: World) -> None:
     """The target is there, uses what is set, and CI makes it."""
     _, target, *variables = shlex.split(command)
@@ -658,7 +845,7 @@ def in_the_makefile(command: str, world: World) -> None:
 
 
 def stands(file: str, *texts: str) -> Check:
-    """It changes the machine: what it relies on stands in this file, and the files that it names are there."""
+    """It changes the machine, or CI runs it: what shows that stands in this file; the files that it names are there."""
 
     def check(command: str, world: World) -> None:
         content = (ROOT / file).read_text()
@@ -715,8 +902,11 @@ class Rule:
 
 
 UNIT = "deploy/streamexit.service"
+IMPORT = (
+    "streamexit import-logits logits.npy --labels labels.npy --costs 0.25,0.57,1 -o out/mine.npz"
+)
 RECORD = f"streamexit record {CIFAR} {{part}} -o out/{{part}}.npz"
-RESULT = r"\S+  gate +#\d+ +exit [123]/3  \d\.\d+ gflops  .+"
+RESULT = r"\S+  (gate|squares) +#\d+ +exit [123]/3  \d\.\d+ gflops  .+"
 WATCHED = (
     r"\S+  gatehouse/gate  \w+ \d+%  exit [123]/3  [\d.]+ gflops  \d+ ms(  \d+ dropped before)?"
 )
@@ -724,8 +914,13 @@ WATCHED = (
 RULES = (
     # run to their end
     Rule(r"streamexit check (gate\.yaml|FILE)", ends("gate", "good")),
-    Rule(r"streamexit doctor \w+\.yaml", asks_the_doctor, slow=True),
+    Rule(r"streamexit check quick\.yaml", says_the_next_block),
+    Rule(r"streamexit --version", ends(r"^streamexit \d+\.\d+\.\d+$")),
+    Rule(r"streamexit --debug \.\.\.", shows_the_traceback, slow=True),
+    Rule(r"streamexit doctor (\w+\.yaml|FILE)", asks_the_doctor, slow=True),
+    Rule(r'export PATH="\$PWD/\.venv/bin:\$PATH"', leads_to_the_command),
     Rule(r"streamexit replay gate\.mp4 yard\.mp4 .*", ends("gate", "yard", "100 frames in")),
+    Rule(r"streamexit replay clip\.mp4 .*", ends("clip", "50 frames in")),
     Rule(r"streamexit replay \.\.\. --video out\.mp4", ends("50 frames in")),
     Rule(r"streamexit replay \.\./shared/data/videos/.* --json", ends('"frames": 50')),
     Rule(
@@ -743,6 +938,12 @@ RULES = (
         ),
         slow=True,
     ),
+    Rule(r"streamexit import-logits logits\.npy .*", ends("frames: 600", "label_source: truth")),
+    Rule(
+        r"streamexit compare out/mine\.npz .*",
+        ends(r"method +40% +50% +60%", "direct", "msdnet", "oracle", after=(IMPORT,)),
+        slow=True,
+    ),
     Rule(
         r"streamexit train my/train\.yaml",
         ends("test_figures_per_exit", makes=("my/network.safetensors", "my/pipeline.yaml")),
@@ -753,34 +954,63 @@ RULES = (
         ends("default: (direct|msdnet)", after=("streamexit train my/train.yaml",)),
         slow=True,
     ),
+    Rule(
+        r"streamexit replay images:pictures --pipeline my .*",
+        ends(
+            "300 frames in",
+            "accuracy",
+            after=("streamexit train my/train.yaml", "streamexit fit my"),
+        ),
+        slow=True,
+    ),
     Rule(rf"streamexit profile ({CIFAR}|PIPELINE)", ends(f"written: {CIFAR}/profiles/"), slow=True),
-    Rule(r"python -m streamexit\.wire\.(schema|asyncapi) docs/.*", writes_what_is_there),
+    Rule(
+        r"python -m streamexit\.(wire\.(schema|asyncapi|reference)|config\.reference) docs/.*",
+        writes_what_is_there,
+    ),
     Rule(r"sh make-secrets\.sh", makes_secrets),
     # run beside a node
-    Rule(re.escape(RUN), runs_a_node, slow=True),
-    Rule(r"streamexit watch", goes_on(RESULT, signal.SIGINT, 0), slow=True),
+    Rule(f"{re.escape(RUN)}|{re.escape(RUN_QUICK)}", runs_a_node, slow=True),
+    Rule(r"(\.venv/bin/)?streamexit watch", goes_on(RESULT, signal.SIGINT, 0), slow=True),
+    Rule(r"streamexit watch --url .*:PORT", watches_an_embedded_broker, slow=True),
     Rule(r"mosquitto_sub -t '.*/result' \| jq .*", prints(r"\w+"), slow=True),
     Rule(
-        r"python samples/subscriber\.py.*",
-        goes_on(r"gate \w+ [123]", signal.SIGTERM, -15),
+        r"(\.venv/bin/)?python samples/subscriber\.py.*",
+        goes_on(r"(gate|squares) \w+ [123]", signal.SIGTERM, -15),
         slow=True,
     ),
     Rule(r"sh samples/watch\.sh .*", prints(WATCHED), slow=True),
     Rule(r"sh \.\./samples/watch\.sh .*", shows_to_the_viewer, slow=True),
-    Rule(r"mosquitto_pub -t .*/budget/set -m 0\.3", sets_the_budget, slow=True),
-    Rule(r"curl .*/api/commands/set_budget", sets_the_budget, slow=True),
+    Rule(
+        r"mosquitto_pub -t .*/gate/budget/set -m 0\.3|curl .*/api/commands/set_budget",
+        sets_the_budget(GATE, 0.6, 0.3),
+        slow=True,
+    ),
+    Rule(
+        r"mosquitto_pub -t .*/squares/budget/set -m 0\.6",
+        sets_the_budget(SQUARES, 0.3, 0.6),
+        slow=True,
+    ),
+    Rule(r"mosquitto_sub -t .*/squares/budget -C 1 \| jq .*", comes_near, slow=True),
     Rule(r"mosquitto_pub -u operator .* -m 0\.4", reaches_the_node),
     Rule(r"ffmpeg .* \| streamexit run node\.yaml", pipes_into_a_node, slow=True),
     Rule(r"ffmpeg .* \"udp://.*\"", sends_pictures("udp", ""), slow=True),
     Rule(r"ffmpeg .* -listen 1 rtmp://.*", sends_pictures("rtmp", "/live/cam"), slow=True),
     # measurements and trainings: minutes to hours
-    Rule(r"python -m (benchmarks\.[\w.]+|tests\.faults)( .*)?", takes),
+    Rule(r"python -m (benchmarks\.[\w.]+|tests\.faults(\.soak)?)( .*)?", takes),
+    Rule(r"python -m tests\.mutations", knows_its_files),
     Rule(r"streamexit (train|fit) pipelines/.*", takes),
-    Rule(r"streamexit (\w+)( --\w+)?", takes),
-    Rule(r"streamexit fit PIPELINE", takes),
+    Rule(r"streamexit (\w[\w-]*)( --\w+)?", takes),
+    Rule(r"streamexit fit PIPELINE( --policy .*)?", takes),
     # what .ci/run runs itself
-    Rule(r"make (demo|test)( .*)?", in_the_makefile),
+    Rule(r"make (demo|test|lint|docs)( .*)?", in_the_makefile),
+    Rule(
+        r"\.venv/bin/uv build --wheel",
+        stands(".ci/wheel", "\n.venv/bin/uv build --quiet --wheel "),
+    ),
     # what changes the machine, or needs programs that Debian does not have
+    Rule(r"sudo apt install .*", installed_by_ci),
+    Rule(r"pip install samples/plugins", could_be_installed),
     Rule(
         r"sudo python3 -m venv /opt/streamexit", stands(UNIT, "=/opt/streamexit/bin/streamexit run")
     ),
@@ -887,7 +1117,7 @@ def test_reading_of_pages() -> None:
 
 
 NAMES = tuple(
-    command.name or command.callback.__name__
+    command.name or command.callback.__name__.replace("_", "-")
     for command in app.registered_commands
     if command.callback
 )
@@ -921,10 +1151,7 @@ def test_packages_are_those_that_ci_installs() -> None:
     page = (ROOT / "docs" / "dependencies.md").read_text()
     paragraph = page.split("From Debian, for tests: ")[1].split("\n\n")[0]
     listed = {word for span in spans(paragraph) for word in span.split()}
-    script = (ROOT / ".ci" / "run").read_text()
-    installed = re.search(r'packages="([^"]*)"', script)
-    assert installed
-    assert listed == set(installed[1].split())
+    assert listed == packages_of_ci()
 
 
 # ---------------------------------------------------------------- blocks of other languages
@@ -978,6 +1205,65 @@ def of_block(block: Block) -> str:
     return block.place
 
 
+@pytest.fixture
+def sample_plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The package that docs/plugins.md shows, found as if it were installed."""
+    folder = tmp_path / "site" / "examples-1.0.dist-info"
+    folder.mkdir(parents=True)
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: examples\nVersion: 1.0\n")
+    entries = [
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in items.items())
+        for group, items in plugin_entries().items()
+    ]
+    (folder / "entry_points.txt").write_text("".join(entries))
+    monkeypatch.syspath_prepend(folder.parent)
+    monkeypatch.syspath_prepend(PLUGINS)
+    plugins.cache_clear()
+    yield
+    plugins.cache_clear()
+
+
+LANGUAGES = {
+    "": "what a command says; see test_commands_stand_in_shell_blocks",
+    "sh": "RULES",
+    "yaml": "test_configuration_is_valid",
+    "json": "test_message_is_valid",
+    "toml": "test_toml_is_that_of_the_file",
+    "python": "test_programs_of_the_page_run",
+}
+"""Language of a block -> where such blocks are checked."""
+
+
+def test_no_language_is_left_out() -> None:
+    """A block of another language would not be seen here."""
+    found = {
+        block.language
+        for page in pages()
+        for block in blocks(page, (ROOT / page).read_text(encoding="utf-8"))
+    }
+    assert found == set(LANGUAGES)
+
+
+def holds(whole: dict[str, Any], part: dict[str, Any]) -> bool:
+    """Whether all of a part stands in the whole."""
+    return all(
+        holds(whole.get(key, {}), value) if isinstance(value, dict) else whole.get(key) == value
+        for key, value in part.items()
+    )
+
+
+TOML = {"docs/plugins.md": "samples/plugins/pyproject.toml"}
+"""Page -> the file that it shows a part of."""
+
+
+@pytest.mark.parametrize("block", all_blocks(["toml"]), ids=of_block)
+def test_toml_is_that_of_the_file(block: Block) -> None:
+    """What a page shows of a file stands in the file."""
+    whole = tomllib.loads((ROOT / TOML[block.page]).read_text(encoding="utf-8"))
+    assert holds(whole, tomllib.loads(block.text))
+
+
+@pytest.mark.usefixtures("sample_plugins")
 @pytest.mark.parametrize("block", all_blocks(["yaml"]), ids=of_block)
 def test_configuration_is_valid(block: Block, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each configuration, or part of one, or of a recipe, is as the schema says."""
@@ -1042,7 +1328,7 @@ def test_the_mistake_that_the_page_shows(desk: Path, monkeypatch: pytest.MonkeyP
     shown = next(line.strip() for line in page.splitlines() if line.strip().startswith("error: "))
     folder = desk / "mistaken"
     folder.mkdir()
-    (folder / "gate.yaml").write_text(f"{shown_gate()}    polcy: direct\n")
+    (folder / "gate.yaml").write_text(f"{shown_file('gate.yaml')}    polcy: direct\n")
     with contextlib.chdir(folder):
         done = CliRunner().invoke(app, ["check", "gate.yaml"])
     assert (done.exit_code, done.stderr.strip()) == (2, shown)
