@@ -345,6 +345,9 @@ def main() -> None:
     parser.add_argument("--fresh", action="append", default=[], help="row to run again")
     parser.add_argument("--only", action="append", default=[], help="row to run, not the others")
     arguments = parser.parse_args()
+    names = [row.name for row in ROWS]
+    if unknown := {*arguments.only, *arguments.fresh} - {*names}:
+        parser.error(f"{', '.join(sorted(unknown))}: no such row; there are {', '.join(names)}")
     torch.set_num_threads(1)  # tensors of a few kilobytes only lose by being shared between cores
     FOUND.mkdir(parents=True, exist_ok=True)
     rows, missing = [], []
@@ -361,6 +364,9 @@ def main() -> None:
             rows.append((row, json.loads(result.read_text(encoding="utf-8"))))
         else:
             missing.append(row.title)
+    if arguments.only:
+        print(f"{PAGE} is left alone: --only runs rows, and writes no page")
+        return
     PAGE.write_text(page(rows, missing), encoding="utf-8")
     print(f"{PAGE}: {len(rows)} rows; missing: {', '.join(missing) or 'none'}")
 

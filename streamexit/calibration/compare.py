@@ -126,7 +126,7 @@ def scores_of(scorer: Scorer, trace: Trace, rows: Rows, *, spread: bool = True) 
     """
     scores = np.empty((len(rows), trace.num_exits))
     for part, evidence in trace.chunks(rows):
-        scores[part] = score_all_exits(scorer, evidence).numpy()
+        scores[part] = score_all_exits(scorer, evidence).detach().numpy()
     return spread_all(scores) if spread else scores
 
 

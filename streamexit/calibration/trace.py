@@ -93,12 +93,13 @@ class Trace:
     time: NDArray[np.float64]
 
     @classmethod
-    def open(cls, path: Path) -> Trace:
+    def open(cls, path: str | Path) -> Trace:
         """Map a trace.
 
         Raises:
             DataError: Not a trace, truncated, or its arrays do not fit each other.
         """
+        path = Path(path)
         try:
             with zipfile.ZipFile(path) as z:
                 header = _parse_header(json.loads(z.read(_HEADER)))

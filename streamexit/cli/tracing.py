@@ -75,7 +75,7 @@ def _report(trace: Trace, json: bool, **more: int) -> None:
 
 
 def import_logits(
-    logits: Annotated[Path, typer.Argument(help="A .npy of shape [frames, exits, classes].")],
+    logits: Annotated[Path, typer.Argument(help="A .npy of frames x exits x classes.")],
     costs: Annotated[
         str,
         typer.Option(
@@ -84,7 +84,7 @@ def import_logits(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The trace to write, an .npz.")],
     labels: Annotated[
-        Path | None, typer.Option(help="A .npy of [frames] classes; else the last exit is right.")
+        Path | None, typer.Option(help="A .npy of a class per frame; else the last exit is right.")
     ] = None,
     json: JsonOption = False,
 ) -> None:

@@ -56,11 +56,15 @@ def fit_policy(
         scorer: Of this method, if it is fitted already.
 
     Raises:
-        DataError: Fewer frames than exits.
+        DataError: Fewer frames than exits, or another number of costs.
         PipelineError: Unknown name.
     """
     method = find_method(name)
     frames, num_exits = calibration.quality.shape
+    if len(fractions) != num_exits:
+        raise DataError(
+            f"fractions: {len(fractions)} costs are given, and calibration has {num_exits} exits"
+        )
     if frames < num_exits:
         raise DataError(
             f"calibration: {frames} frames of {num_exits} exits; fitting takes at least as many "

@@ -53,7 +53,7 @@ def _write(cache: Path, shape: tuple[int, ...], pictures: Iterable[NDArray[np.ui
     needed = int(np.prod(shape))
     unfinished = cache.with_suffix(f".{os.getpid()}.partial")
     try:
-        cache.parent.mkdir(exist_ok=True)
+        cache.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(cache.parent).free
         if free < needed:
             raise DataError(

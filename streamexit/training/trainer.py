@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from streamexit.errors import ConfigurationError
@@ -25,6 +25,9 @@ from streamexit.training.augment import build_augmentation
 from streamexit.training.labelled import LabelledImages
 from streamexit.training.losses import class_weights, cost_aware_loss, multi_exit_loss
 from streamexit.training.recipe import CostAwareLoss, JointLoss, Recipe
+
+FEW_STEPS = 1000
+"""In fewer, running means of batch normalisation have not arrived; slow ones (momentum 0.01) least of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +95,12 @@ class Trainer:
         self._on_epoch = on_epoch
         costs = gflops_per_exit(self._network)
         self._fractions = [cost / costs[-1] for cost in costs]
-        steps = math.ceil(len(self._labels) / recipe.optimiser.batch_size)
+        per_epoch = math.ceil(len(self._labels) / recipe.optimiser.batch_size)
+        self._steps = recipe.optimiser.epochs * per_epoch
         self._average = AveragedModel(
             self._network,
             multi_avg_fn=get_ema_multi_avg_fn(  # type: ignore[no-untyped-call]
-                recipe.optimiser.decay(recipe.optimiser.epochs * steps)
+                recipe.optimiser.decay(self._steps)
             ),
             use_buffers=True,
         )
@@ -116,7 +120,28 @@ class Trainer:
             left = mean * (epochs - epoch - 1)
             self._on_epoch(EpochReport(epoch + 1, epochs, loss, accuracy, now - begun, left))
         self._network.load_state_dict(self._average.module.state_dict())
+        if self._steps < FEW_STEPS:
+            self._settle_statistics()
         self._network.eval()
+
+    def _settle_statistics(self) -> None:
+        """Measure what batch normalisation keeps of the pictures: in few steps its running mean gets nowhere."""
+        layers = [
+            m for m in self._network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+        ]
+        momenta = [layer.momentum for layer in layers]
+        self._network.eval()
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None  # the mean of all batches
+            layer.train()
+        order = torch.randperm(len(self._labels), generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            for rows in torch.split(order, self._recipe.optimiser.batch_size):
+                if len(rows) > 1:
+                    self._network(self._images[rows.to(self._device)])
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
 
     def _run_epoch(self, epoch: int) -> tuple[float, tuple[float, ...]]:
         recipe = self._recipe

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from streamexit.calibration.collect import exit_figures
 from streamexit.errors import ConfigurationError
+from streamexit.models.architectures import build_network
 from streamexit.tasks.classification import ClassificationTask
-from streamexit.testing import TOY_LABELS, toy_network
+from streamexit.testing import TOY_LABELS, TOY_PREPROCESSING, toy_network
 from streamexit.training.labelled import LabelledImages
 from streamexit.training.recipe import Recipe
 from streamexit.training.trainer import EpochReport, Trainer
@@ -173,3 +174,28 @@ def test_accuracy_is_counted_by_hand(make_coloured: MakeData) -> None:
     expected = [float((a == truth).double().mean()) for a in answers]
     figures = exit_figures(network, TASK, data, rows=16)
     assert [f["accuracy"] for f in figures] == pytest.approx(expected)
+
+
+def test_few_steps_leave_true_statistics(tmp_path: Path, pictures: LabelledImages) -> None:
+    """Batch normalisation keeps what the pictures are, though its running mean had no time to find it."""
+    torch.manual_seed(0)
+    network = build_network(
+        {"architecture": "cifar_resnet", "depth": 8, "exits": [1, 3], "num_classes": 4},
+        TOY_PREPROCESSING,
+    )
+    Trainer(
+        network,
+        TASK,
+        pictures,
+        recipe(epochs=1),
+        device=torch.device("cpu"),
+        checkpoint=tmp_path / "a.pt",
+        on_epoch=lambda report: None,
+    ).run()
+    layer = next(m for m in network.modules() if isinstance(m, nn.BatchNorm2d))
+    seen: list[Tensor] = []
+    with layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
+        network(torch.from_numpy(pictures.images))
+    assert layer.running_mean is not None
+    torch.testing.assert_close(layer.running_mean, seen[0].mean((0, 2, 3)), atol=0.05, rtol=0)
+    assert layer.momentum == 0.1
