@@ -279,7 +279,9 @@ def page(rows: list[tuple[Row, dict[str, Any]]], missing: list[str]) -> str:
     lines = [
         "# Exit policies compared",
         "",
-        "Written by `python -m benchmarks.reproduce_tables`; no figure is typed by hand. Segmentation "
+        "Written by `python -m benchmarks.reproduce_tables`; no figure is typed by hand. "
+        "`--data FOLDER` names the data sets; from nothing it takes hours, and rows whose data or "
+        "networks are missing are left out and named. Segmentation "
         "has a page of its own: [results-segmentation.md](results-segmentation.md).",
         "",
         "Every method is a scorer and a share rule; all are fitted on calibration frames alone and "
