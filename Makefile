@@ -6,13 +6,20 @@ DURATION ?= 20s
 PROCESSES ?= $(shell expr $$(nproc) + 1)
 PY := .venv/bin/python
 
-.PHONY: demo test lint docs install clean
+.PHONY: demo test coverage lint docs install clean
 
 demo: .venv/installed
 	@.venv/bin/streamexit demo --duration $(DURATION)
 
 test: .venv/installed
 	@.venv/bin/pytest --numprocesses $(PROCESSES) --dist worksteal
+
+# Of the parts that pyproject.toml names, by the tests that are theirs.
+coverage: .venv/installed
+	@.venv/bin/coverage run -m pytest -q tests/scheduling tests/budget tests/engine tests/wire tests/config \
+	  tests/sinks/test_spool.py tests/sinks/test_delivery.py tests/sinks/test_lost_copies.py tests/test_*.py \
+	  --ignore tests/test_commands.py --ignore tests/test_architecture.py
+	@.venv/bin/coverage report
 
 lint: .venv/installed
 	@.venv/bin/ruff check
