@@ -121,7 +121,7 @@ COMMAND_SWAPS = (
     Swap(rf"^streamexit profile {CIFAR}$", r"\g<0> --max-batch 2", "takes half as long"),
     Swap(r"^streamexit fit my$", r"\g<0> --policy direct --policy msdnet", "two policies of three"),
     Swap(
-        r"^streamexit compare out/test\.npz.*$",
+        r"^streamexit compare out/(my-)?test\.npz.*$",
         r"\g<0> --seeds 1 --methods direct,msdnet",
         "all methods take a minute",
     ),
@@ -944,6 +944,23 @@ RULES = (
         ),
         slow=True,
     ),
+    Rule(
+        r"streamexit record my (calibration|test) -o out/my-\1\.npz",
+        ends("accuracy_per_exit", after=("streamexit train my/train.yaml",)),
+        slow=True,
+    ),
+    Rule(
+        r"streamexit compare out/my-test\.npz .*",
+        ends(
+            "msdnet",
+            after=(
+                "streamexit train my/train.yaml",
+                "streamexit record my calibration -o out/my-calibration.npz",
+                "streamexit record my test -o out/my-test.npz",
+            ),
+        ),
+        slow=True,
+    ),
     Rule(r"streamexit import-logits logits\.npy .*", ends("frames: 600", "label_source: truth")),
     Rule(
         r"streamexit compare out/mine\.npz .*",
@@ -988,7 +1005,8 @@ RULES = (
     Rule(r"sh samples/watch\.sh .*", prints(WATCHED), slow=True),
     Rule(r"sh \.\./samples/watch\.sh .*", shows_to_the_viewer, slow=True),
     Rule(
-        r"mosquitto_pub -t .*/gate/budget/set -m 0\.3|curl .*/api/commands/set_budget",
+        r"mosquitto_pub -t .*/gate/budget/set -m 0\.3|mosquitto_pub -t .*/request/set_budget .*|"
+        r"curl .*/api/commands/set_budget",
         sets_the_budget(GATE, 0.6, 0.3),
         slow=True,
     ),
@@ -1025,6 +1043,12 @@ RULES = (
         r"sudo /opt/streamexit/bin/pip install --constraint constraints\.txt '\.\[http\]'",
         stands("pyproject.toml", "\nhttp = ["),
     ),
+    Rule(
+        r"sudo install .* /etc/streamexit/secrets\.env",
+        stands(UNIT, "EnvironmentFile=-/etc/streamexit/secrets.env"),
+    ),
+    Rule(r"sudo cp -r pipelines /etc/streamexit/", stands(UNIT, " /etc/streamexit/node.yaml\n")),
+    Rule(r"python -m http\.server -d out/site", stands("zensical.toml", 'site_dir = "out/site"')),
     Rule(r"sudo install .* my\.yaml .*", stands(UNIT, " /etc/streamexit/node.yaml\n")),
     Rule(r"sudo install .* deploy/streamexit\.service .*", stands(UNIT, "[Install]")),
     Rule(r"sudo systemctl enable --now streamexit", stands(UNIT, "WantedBy=")),

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from streamexit.calibration.trace import Trace
     from streamexit.models.pipeline import Pipeline
 
-DEFAULT_BUDGETS = "0.3,0.4,0.5,0.6,0.7,0.8"
+DEFAULT_BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+"""Those that lie above the first exit's cost."""
 
 
 def record(
@@ -125,8 +126,11 @@ def compare(
         typer.Option(help="Comma-separated: names of methods, or pairs SCORER+RULE; else all."),
     ] = None,
     budgets: Annotated[
-        str, typer.Option(help="Comma-separated shares of the full cost.")
-    ] = DEFAULT_BUDGETS,
+        str | None,
+        typer.Option(
+            help="Comma-separated shares of the full cost; else 0.3 to 0.8, as far as can be."
+        ),
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 3,
     plot: Annotated[Path | None, typer.Option(help="Draw into this .svg, .png or .pdf.")] = None,
     json: JsonOption = False,
@@ -139,7 +143,7 @@ def compare(
     from streamexit.cli.app import print_json
     from streamexit.scheduling.methods import methods_for
 
-    wanted = sorted(set(_numbers(budgets, "--budgets")))
+    asked = sorted(set(_numbers(budgets, "--budgets"))) if budgets else None
     fitted_on = Trace.open(calibration) if calibration else None
     if plot:
         check_drawable(plot)
@@ -152,7 +156,7 @@ def compare(
             trace,
             calibration=fitted_on,
             methods=names,
-            budgets=wanted,
+            budgets=asked or [b for b in DEFAULT_BUDGETS if b > trace.header.costs.fractions[0]],
             seeds=seeds,
             on_method=lambda name: typer.echo(f"{name} ...", err=True),
         )
