@@ -200,6 +200,8 @@ def test_every_message_fits_its_schema_and_has_its_properties(house: House) -> N
     for topic, payload, _, properties in list(house.heard):
         if topic.startswith("homeassistant/") or not payload:
             continue
+        if "/request/" in topic or topic.endswith("/set"):
+            continue  # what a test has sent
         assert any(address.match(topic) for address in addresses), topic
         leaf = topic.split("/")[-1]
         if payload[:1] == b"{":
@@ -309,7 +311,7 @@ def test_streams_come_and_go(house: House) -> None:
 
 def test_frame_rate_is_set_while_frames_come(house: House) -> None:
     """And back again, without opening the source anew."""
-    epoch = house.latest("stream/clip/status")["epoch"]
+    epoch = house.until(lambda: house.latest("stream/clip/status"))["epoch"]
     assert house.command("set_frame_rate", stream="clip", frame_rate=5)["status"] == "ok"
     house.until(lambda: house.latest("stream/clip/status")["fps"] < 8)
     house.publish("site/a/test/stream/clip/frame_rate/set", "null")

@@ -277,7 +277,7 @@ def test_node_stopped_in_the_middle_of_a_batch(tmp_path: Path) -> None:
         [sys.executable, "-m", "streamexit", *command],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
@@ -292,7 +292,7 @@ def test_replay_writes_each_map(street: Path, make_clip: MakeClip, tmp_path: Pat
         "--pipeline", street, "--budget", "fraction=0.6",
         "--mask", "png", "--out", tmp_path / "maps.jsonl",
     ]  # fmt: skip
-    subprocess.run(list(map(str, command)), check=True, cwd=ROOT, capture_output=True, timeout=120)
+    subprocess.run(list(map(str, command)), check=True, cwd=ROOT, capture_output=True, timeout=400)
     results = [json.loads(line) for line in (tmp_path / "maps.jsonl").read_bytes().splitlines()]
     assert len(results) == 12
     for result in results:
