@@ -6,6 +6,7 @@ import asyncio
 import csv
 import json
 import shutil
+import threading
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,6 +36,7 @@ from streamexit.models.architectures import build_network
 from streamexit.models.pipeline import register_policies
 from streamexit.plugins import load_plugin, plugins
 from streamexit.runtime import Node
+from streamexit.sinks import additional
 from streamexit.sinks.additional import SinkThread
 from streamexit.sources.access import Access
 from streamexit.testing import TOY_LABELS, TOY_PREPROCESSING, toy_pictures
@@ -275,6 +277,42 @@ def test_a_sink_that_fails_holds_up_nothing() -> None:
         "sink moody: RuntimeError: odd",
         "sink moody: while closing: OSError: no space",
         "sink moody: of 10 results 5 were written, 5 refused, 0 dropped, 0 not taken before the end",
+    ]
+
+
+class Stuck:
+    """A sink that waits for what does not come."""
+
+    def __init__(self) -> None:
+        self.entered, self.free = threading.Event(), threading.Event()
+
+    def write(self, result: Result) -> None:
+        """Until it may go on."""
+        self.entered.set()
+        assert self.free.wait(60)
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+def test_a_sink_that_hangs_loses_what_it_cannot_take_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So many wait, the rest is dropped; the end does not wait for it, and the books are whole."""
+    monkeypatch.setattr(additional, "WAITING_RESULTS", 3)
+    monkeypatch.setattr(additional, "GOODBYE_SECONDS", 0.0)
+    problems: list[str] = []
+    sink = Stuck()
+    thread = SinkThread("stuck", sink, on_problem=problems.append)
+    thread.write(ENCODE(record(), 0.0))
+    assert sink.entered.wait(60)
+    for _ in range(5):
+        thread.write(ENCODE(record(), 0.0))
+    thread.close()
+    sink.free.set()
+    assert problems == [
+        "sink stuck: takes results more slowly than they come; beyond 3 they are dropped",
+        "sink stuck: of 6 results 0 were written, 0 refused, 2 dropped, 4 not taken before the end",
     ]
 
 

@@ -126,33 +126,31 @@ def member(
     """
     topic, payload = will
     return Client(
-        address.host,
-        address.port,
-        username=address.username,
-        password=address.password,
+        **_reaching(address, version),
         identifier=client_id,
-        protocol=version,
         will=aiomqtt.Will(topic, payload, qos=1, retain=True),
-        timeout=CONNECT_TIMEOUT_SECONDS,
         keepalive=KEEP_ALIVE_SECONDS,
         max_inflight_messages=65_535,  # we count ourselves
         max_queued_incoming_messages=INCOMING,
         properties=_connect_properties() if version is V5 else None,
-        tls_context=address.tls.context() if address.tls else None,
     )
 
 
 def visitor(address: BrokerAddress, version: Version) -> aiomqtt.Client:
     """A client for a while, under a name that the broker or the library chooses."""
-    return aiomqtt.Client(
-        address.host,
-        address.port,
-        username=address.username,
-        password=address.password,
-        protocol=version,
-        timeout=CONNECT_TIMEOUT_SECONDS,
-        tls_context=address.tls.context() if address.tls else None,
-    )
+    return aiomqtt.Client(**_reaching(address, version))
+
+
+def _reaching(address: BrokerAddress, version: Version) -> dict[str, Any]:
+    return {
+        "hostname": address.host,
+        "port": address.port,
+        "username": address.username,
+        "password": address.password,
+        "protocol": version,
+        "timeout": CONNECT_TIMEOUT_SECONDS,
+        "tls_context": address.tls.context() if address.tls else None,
+    }
 
 
 async def subscribe_as_visitor(client: aiomqtt.Client, topic: str, address: BrokerAddress) -> None:

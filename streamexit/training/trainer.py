@@ -26,6 +26,9 @@ from streamexit.training.labelled import LabelledImages
 from streamexit.training.losses import class_weights, cost_aware_loss, multi_exit_loss
 from streamexit.training.recipe import CostAwareLoss, JointLoss, Recipe
 
+STATISTICS_ROWS = 64
+"""Pictures at a time whose mean and variance are taken, in batches as equal as can be."""
+
 FEW_STEPS = 1000
 """In fewer, running means of batch normalisation have not arrived; slow ones (momentum 0.01) least of all."""
 
@@ -137,9 +140,8 @@ class Trainer:
             layer.train()
         order = torch.randperm(len(self._labels), generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            for rows in torch.split(order, self._recipe.optimiser.batch_size):
-                if len(rows) > 1:
-                    self._network(self._images[rows.to(self._device)])
+            for rows in torch.tensor_split(order, math.ceil(len(order) / STATISTICS_ROWS)):
+                self._network(self._images[rows.to(self._device)])
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
 

@@ -7,7 +7,9 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from typer.testing import CliRunner, Result
 
+from streamexit.cli.commands import app
 from streamexit.models.pipeline import load_pipeline
 from tests.end_to_end.test_command_line import streamexit
 
@@ -19,6 +21,11 @@ def document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     content: dict[str, Any] = json.loads(done.stdout)
     return content
+
+
+def refused(*arguments: object) -> Result:
+    """A command line with a mistake, in this process: a new one imports PyTorch first."""
+    return CliRunner().invoke(app, list(map(str, arguments)))
 
 
 @pytest.fixture(scope="module")
@@ -143,8 +150,8 @@ def test_bad_record_arguments(
     toy_pipeline: Path, tmp_path: Path, arguments: list[str], said: str
 ) -> None:
     """Each mistake gets one line, exit code 2, and no file."""
-    done = streamexit("record", toy_pipeline, *arguments, "--out", tmp_path / "t.npz")
-    assert done.returncode == 2, done.stdout
+    done = refused("record", toy_pipeline, *arguments, "--out", tmp_path / "t.npz")
+    assert done.exit_code == 2, done.stdout
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
@@ -168,15 +175,15 @@ def test_bad_compare_arguments(
     traces: tuple[list[Path], list[dict[str, Any]]], arguments: list[str], said: str
 ) -> None:
     """Each mistake gets one line that says what would be right, and exit code 2."""
-    done = streamexit("compare", traces[0][0], *arguments)
-    assert done.returncode == 2, done.stdout
+    done = refused("compare", traces[0][0], *arguments)
+    assert done.exit_code == 2, done.stdout
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
 
 
 def test_compare_of_no_trace() -> None:
     """A file that is no trace is refused by name, in one line."""
-    done = streamexit("compare", "pyproject.toml")
-    assert done.returncode == 2
+    done = refused("compare", "pyproject.toml")
+    assert done.exit_code == 2
     assert "pyproject.toml: not a trace" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,18 @@ def node_of(path: Path, pipeline: Path, **content: Any) -> Node:
     """A node that is not started."""
     path.write_text(yaml.safe_dump({"pipelines": {"toy": str(pipeline)}, **content}))
     return Node(load_configuration(path), on_problem=lambda sentence: None)
+
+
+@asynccontextmanager
+async def alive(node: Node) -> AsyncIterator[None]:
+    """It runs; a test that hangs is a failure."""
+    running = asyncio.Event()
+    task = asyncio.create_task(node.run(ready=running.set))
+    async with asyncio.timeout(TIME_LIMIT):
+        await running.wait()
+        yield
+        node.stop()
+        await task
 
 
 @pytest.mark.parametrize(
@@ -64,17 +78,12 @@ def test_a_recording_that_is_switched_off_in_the_file_stops(
     node = node_of(path, toy_pipeline, mqtt=mqtt, streams=streams)
 
     async def body() -> None:
-        running = asyncio.Event()
-        task = asyncio.create_task(node.run(ready=running.set))
-        async with asyncio.timeout(TIME_LIMIT):
-            await running.wait()
+        async with alive(node):
             path.write_text(path.read_text().replace("id: a", "id: a\n  enabled: false"))
             taken = await node.reload(cause="test")
             assert taken.data["reopened"] == ["a"]
             while node.streams["a"].state.state != "disabled":  # noqa: ASYNC110 - likewise
                 await asyncio.sleep(0)
-            node.stop()
-            await task
 
     asyncio.run(body())
 
@@ -96,10 +105,7 @@ def test_a_refused_file_changes_nothing(toy_pipeline: Path, tmp_path: Path) -> N
     node = Node(load_configuration(path), on_problem=lambda sentence: None)
 
     async def body() -> None:
-        running = asyncio.Event()
-        task = asyncio.create_task(node.run(ready=running.set))
-        async with asyncio.timeout(TIME_LIMIT):
-            await running.wait()
+        async with alive(node):
             assert node.session
             new = {"url": "mqtt://127.0.0.1:1", "username": "new"}
             write(mqtt=new, streams=[{**stream, "budget": {"fraction": 0.0001}}])
@@ -115,8 +121,6 @@ def test_a_refused_file_changes_nothing(toy_pipeline: Path, tmp_path: Path) -> N
                 taken = await node.reload(cause="test")
                 assert taken.data["needs_restart"] == ["stats_every_s"]
             assert node.session.address.username == "new"
-            node.stop()
-            await task
 
     asyncio.run(body())
 
@@ -131,10 +135,7 @@ def test_adding_a_stream_is_compared_with_what_was_read_last(
     node = node_of(path, toy_pipeline, mqtt={"url": "mqtt://127.0.0.1:1"}, streams=[old])
 
     async def body() -> None:
-        running = asyncio.Event()
-        task = asyncio.create_task(node.run(ready=running.set))
-        async with asyncio.timeout(TIME_LIMIT):
-            await running.wait()
+        async with alive(node):
             assert node.dispatcher
             path.write_text(path.read_text().replace("0.7", "0.9"))
             assert not (await node.reload(cause="test")).data["reopened"]
@@ -143,8 +144,6 @@ def test_adding_a_stream_is_compared_with_what_was_read_last(
                     "add_stream", {"stream": section}, cause="test"
                 )
                 assert (added.error.code if added.error else None) == error
-            node.stop()
-            await task
 
     asyncio.run(body())
 
@@ -159,10 +158,7 @@ def test_a_stream_that_is_opened_anew_keeps_its_budget_and_hears_no_ghosts(
     node = node_of(path, toy_pipeline, mqtt={"url": "mqtt://127.0.0.1:1"}, streams=streams)
 
     async def body() -> None:
-        running = asyncio.Event()
-        task = asyncio.create_task(node.run(ready=running.set))
-        async with asyncio.timeout(TIME_LIMIT):
-            await running.wait()
+        async with alive(node):
             assert node.dispatcher
             command = {"stream": "a", "budget": 0.6}
             assert not (await node.dispatcher.answer("set_budget", command, cause="test")).error
@@ -178,7 +174,5 @@ def test_a_stream_that_is_opened_anew_keeps_its_budget_and_hears_no_ghosts(
             reader = node.streams["a"].reader
             node._change_state("a", reader, StreamState("error", "broken", "of the present one"))
             assert node.streams["a"].state.reason == "broken"
-            node.stop()
-            await task
 
     asyncio.run(body())

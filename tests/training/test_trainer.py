@@ -176,7 +176,10 @@ def test_accuracy_is_counted_by_hand(make_coloured: MakeData) -> None:
     assert [f["accuracy"] for f in figures] == pytest.approx(expected)
 
 
-def test_few_steps_leave_true_statistics(tmp_path: Path, pictures: LabelledImages) -> None:
+@pytest.mark.parametrize("batch_size", [1, 32])
+def test_few_steps_leave_true_statistics(
+    tmp_path: Path, pictures: LabelledImages, batch_size: int
+) -> None:
     """Batch normalisation keeps what the pictures are, though its running mean had no time to find it."""
     torch.manual_seed(0)
     network = build_network(
@@ -187,7 +190,7 @@ def test_few_steps_leave_true_statistics(tmp_path: Path, pictures: LabelledImage
         network,
         TASK,
         pictures,
-        recipe(epochs=1),
+        recipe(epochs=1, batch_size=batch_size),
         device=torch.device("cpu"),
         checkpoint=tmp_path / "a.pt",
         on_epoch=lambda report: None,
