@@ -205,13 +205,14 @@ class MqttSession:
 
     async def _use(self, connection: Client) -> None:
         async with connection as client:
+            self.connections += 1
+            self.problem = ""
             client.on_outcome = self._note_outcome
-            self._announce()
+            self._delivery.connected()
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._listen(client), name="mqtt-listen")
-                    group.create_task(self._subscribe_all(client), name="mqtt-subscribe")
-                    group.create_task(self._send_all(client), name="mqtt-send")
+                    group.create_task(self._speak(client), name="mqtt-speak")
                     group.create_task(self._wait_for_break(), name="mqtt-break")
                     group.create_task(self._wait_for_finish(), name="mqtt-finish")
             except* _Finished:
@@ -226,12 +227,17 @@ class MqttSession:
         await self._broken.wait()
         raise ConnectionLost("given up, because its settings changed")
 
+    async def _speak(self, client: Client) -> None:
+        """Subscribe first: whoever reads "online" may count on being heard."""
+        for topic in await client.refused_of(self._subscriptions, self._protocol):
+            self._say(f"the broker refuses the subscription to {topic}; check its access rules")
+        self._announce()
+        await self._send_all(client)
+
     def _announce(self) -> None:
-        self.state, self.problem = "online", ""
-        self.connections += 1
+        self.state = "online"
         log.info("connected to the broker %r", self.address)
         self.attempted.set()
-        self._delivery.connected()
         for topic, payload in self._retained.items():
             self._delivery.send(Publication(topic, payload, 1, "retained"))
 
@@ -282,11 +288,6 @@ class MqttSession:
             )
         if not self._delivery.backlog:
             self._quiet.set()
-
-    async def _subscribe_all(self, client: Client) -> None:
-        for topic in self._subscriptions:
-            if not await client.asks_for(topic, self._protocol):
-                self._say(f"the broker refuses the subscription to {topic}; check its access rules")
 
     async def _listen(self, client: Client) -> None:
         """Ends with `ConnectionLost`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,12 +93,16 @@ class Client(aiomqtt.Client):
         super()._on_publish(client, userdata, mid, reason_code, properties)
         self.on_outcome(mid, reason_code.value < 128)
 
-    async def asks_for(self, topic: str, version: Version) -> bool:
-        """Subscribe with QoS 1, not to hear ourselves, and what is retained once; whether we may."""
+    async def refused_of(self, topics: Sequence[str], version: Version) -> list[str]:
+        """Subscribe with QoS 1, not to hear ourselves, and what is retained once; what we may not."""
+        if not topics:
+            return []
         if version is V5:
             options = SubscribeOptions(qos=1, noLocal=True, retainAsPublished=True)
-            return not _is_refused(await self.subscribe(topic, options=options))
-        return not _is_refused(await self.subscribe(topic, qos=1))
+            granted = await self.subscribe([(topic, options) for topic in topics])
+        else:
+            granted = await self.subscribe([(topic, 1) for topic in topics])
+        return [topic for topic, code in zip(topics, granted, strict=True) if _is_refused(code)]
 
     async def incoming(self) -> AsyncIterator[Incoming]:
         """What is published to us; ends with `ConnectionLost`."""
@@ -164,15 +168,15 @@ async def subscribe_as_visitor(client: aiomqtt.Client, topic: str, address: Brok
         granted = await client.subscribe(topic, qos=1)
     except ValueError as error:
         raise InputError(f"{topic!r} is not an MQTT topic filter: {error}") from error
-    if _is_refused(granted):
+    if any(map(_is_refused, granted)):
         raise BrokerError(
             f"MQTT broker {address}: refuses the subscription to {topic}; check its access rules"
         )
 
 
-def _is_refused(granted: Iterable[int | ReasonCode]) -> bool:
-    """By what SUBACK says of each topic filter (MQTT 5, section 3.9.3)."""
-    return any((code.value if isinstance(code, ReasonCode) else code) >= 128 for code in granted)
+def _is_refused(granted: int | ReasonCode) -> bool:
+    """By what SUBACK says of a topic filter (MQTT 5, section 3.9.3)."""
+    return (granted.value if isinstance(granted, ReasonCode) else granted) >= 128
 
 
 class PublishProperties:

@@ -14,6 +14,7 @@ import yaml
 from streamexit.config.load import load_configuration
 from streamexit.runtime import Node
 from streamexit.sources.life import StreamState
+from streamexit.sources.sampling import Sampling
 
 TIME_LIMIT = 60
 
@@ -121,6 +122,23 @@ def test_a_refused_file_changes_nothing(toy_pipeline: Path, tmp_path: Path) -> N
                 taken = await node.reload(cause="test")
                 assert taken.data["needs_restart"] == ["stats_every_s"]
             assert node.session.address.username == "new"
+
+    asyncio.run(body())
+
+
+def test_a_frame_rate_in_the_file_is_taken_over(toy_pipeline: Path, tmp_path: Path) -> None:
+    """Without opening the source anew; and another one after that."""
+    path = tmp_path / "node.yaml"
+    stream = {"id": "a", "source": "synthetic:frames=1000000", "pipeline": "toy", "frame_rate": 20}
+    streams = [{**stream, "budget": {"fraction": 0.7}}]
+    node = node_of(path, toy_pipeline, mqtt={"url": "mqtt://127.0.0.1:1"}, streams=streams)
+
+    async def body() -> None:
+        async with alive(node):
+            for before, after in ((20, 5), (5, 10)):
+                path.write_text(path.read_text().replace(f"rate: {before}", f"rate: {after}"))
+                assert not (await node.reload(cause="test")).data["reopened"]
+                assert node.streams["a"].demand.sampling == Sampling(after)
 
     asyncio.run(body())
 

@@ -154,6 +154,31 @@ def test_broker_comes_back(mosquitto: Mosquitto) -> None:
     run(body)
 
 
+@pytest.mark.parametrize("prefer_v5", [True, False])
+def test_whoever_reads_online_is_heard(mosquitto: Mosquitto, prefer_v5: bool) -> None:
+    """A session subscribes to everything before it says that it is there."""
+    mosquitto.kill()
+    mosquitto.start(extra="allow_anonymous true\nlog_type all")
+    process = mosquitto.process
+    assert process and process.stderr
+
+    async def body() -> None:
+        topics = ["t/ask", "t/set"]
+        mqtt = Publisher(
+            BrokerAddress.parse(mosquitto.url), [], subscriptions=topics, prefer_v5=prefer_v5
+        )
+        async with running(mqtt):
+            await mqtt.attempted.wait()
+            await mqtt.drained()
+
+    run(body)
+    process.terminate()
+    log = [line for line in process.stderr.read().decode().splitlines() if "under-test" in line]
+    acknowledged = next(i for i, line in enumerate(log) if "Sending SUBACK" in line)
+    online = next(i for i, line in enumerate(log) if "Received PUBLISH" in line and TOPIC in line)
+    assert acknowledged < online
+
+
 def test_last_will_is_offline(mosquitto: Mosquitto) -> None:
     """When the node vanishes without a word, the broker says offline for it."""
 
