@@ -17,7 +17,7 @@ from tests.models.checks import check_every_weight_learns, run_both_ways
 CIFAR = Preprocessing(32, 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 NETWORK: dict[str, Any] = {
     "architecture": "multi_scale_resnet",
-    "widths": [4, 8, 16],
+    "widths": [8, 16, 32],
     "layers": [[], [3], [2, 1]],
     "num_classes": 5,
 }
