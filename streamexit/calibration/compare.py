@@ -41,6 +41,9 @@ KEPT_SHARE = 0.8
 
 RELIABILITY_BINS = 10
 
+USUAL_REFERENCE = "msdnet"
+"""The highest probability with geometric shares: nothing is learned, and everybody has it."""
+
 Rows = NDArray[np.int64]
 
 
@@ -51,6 +54,7 @@ def compare(
     methods: Sequence[str],
     budgets: Sequence[float],
     seeds: int = 3,
+    against: str | None = None,
     on_method: Callable[[str], None] = lambda name: None,
 ) -> Comparison:
     """Fit every method on calibration frames and judge it on the others.
@@ -62,15 +66,23 @@ def compare(
         methods: Keys of `METHODS`, or "scorer+rule".
         budgets: Shares of the full cost.
         seeds: How often to repeat with other splits or draws and other initial weights.
+        against: The method that the others' differences are to; `USUAL_REFERENCE` unless told, or
+            the first.
         on_method: Called before each method.
 
     Raises:
         BudgetError: A budget outside the first exit's cost and 1.
+        InputError: `methods` or `against` make no sense.
         DataError: Traces that do not belong together, or too few frames or classes.
         PipelineError: An unknown method.
     """
     fractions = trace.header.costs.fractions
     _check_request(trace, methods, budgets)
+    reference = against or (USUAL_REFERENCE if USUAL_REFERENCE in methods else methods[0])
+    if reference not in methods:
+        raise InputError(
+            f"against: {reference!r} is not compared; write one of {', '.join(methods)}"
+        )
     _check_traces(trace, calibration)
     splits = [_split(trace, calibration, seed) for seed in range(seeds)]
     fitted, num_exits = len(splits[0][0]), trace.num_exits
@@ -108,6 +120,7 @@ def compare(
         len(splits[0][0]),
         seeds,
         reports,
+        reference,
         float(np.mean([quality[:, -1].mean() for quality in judged])),
         {budget: _references(judged, np.asarray(fractions), budget) for budget in budgets},
         tuple(judged[0].mean(0).tolist()),

@@ -87,6 +87,7 @@ class Comparison:
         calibration_frames: How many each seed was fitted on.
         seeds: How many.
         methods: Reports in the order asked for.
+        reference: Name of the method that the others' differences are to.
         references: Per budget, what an oracle and exits at random (geometric shares) would reach.
         full: Mean quality of the last exit.
         exit_accuracy: [K], of the acceptance frames of the first seed.
@@ -99,6 +100,7 @@ class Comparison:
     calibration_frames: int
     seeds: int
     methods: list[MethodReport]
+    reference: str
     full: float
     references: dict[float, dict[str, float]]
     exit_accuracy: tuple[float, ...]
@@ -157,6 +159,16 @@ def difference(one: Sequence[Outcome], other: Sequence[Outcome]) -> tuple[float,
     return mean, low, high
 
 
+def differences(comparison: Comparison) -> dict[str, dict[float, tuple[float, float, float]]]:
+    """Every other method against the reference: name -> budget -> `difference`."""
+    outcomes = {method.name: method.outcomes for method in comparison.methods}
+    base = outcomes.pop(comparison.reference)
+    return {
+        name: {budget: difference(runs, base[budget]) for budget, runs in by_budget.items()}
+        for name, by_budget in outcomes.items()
+    }
+
+
 def oracle_accuracy(quality: Floats, costs: Floats, budget: float) -> float:
     """The best mean quality that any choice of exits could have within the budget.
 
@@ -195,6 +207,11 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "full": comparison.full,
         "references": {f"{b:g}": values for b, values in comparison.references.items()},
         "methods": {method.name: _method_json(method) for method in comparison.methods},
+        "reference": comparison.reference,
+        "differences": {
+            name: {f"{budget:g}": list(found) for budget, found in by_budget.items()}
+            for name, by_budget in differences(comparison).items()
+        },
     }
 
 

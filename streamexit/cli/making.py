@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streamexit.cli.formats import duration
+from streamexit.cli.formats import duration, plain_table
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from streamexit.training.trainer import EpochReport
 
 DataOption = Annotated[
@@ -41,7 +44,7 @@ def train(
         )
 
     report = train_pipeline(recipe, data=data, device=device, epochs=epochs, on_epoch=on_epoch)
-    _show(report, json)
+    _say(report, json, _training_summary(report, recipe.parent))
 
 
 def fit(
@@ -67,7 +70,7 @@ def fit(
     report = fit_policies(
         pipeline, names=policy, default=default, data=data, device=device, seed=seed
     )
-    _show(report, json)
+    _say(report, json, _fitting_summary(report))
 
 
 def quantise(
@@ -79,14 +82,50 @@ def quantise(
     """Quantise the stages to 8-bit integers, for precision int8 on CPUs, and judge the result."""
     from streamexit.calibration.quantise import quantise_pipeline
 
-    _show(quantise_pipeline(pipeline, data=data, pictures=pictures), json)
+    report = quantise_pipeline(pipeline, data=data, pictures=pictures)
+    _say(report, json, _quantising_summary(report))
 
 
-def _show(report: dict[str, Any], json: bool) -> None:
-    from streamexit.cli.app import print_json
+def _say(report: dict[str, Any], json: bool, summary: Iterator[str | Table]) -> None:
+    from streamexit.cli.app import console, print_json
 
     if json:
         print_json(report)
         return
-    for key, value in report.items():
-        typer.echo(f"{key}: {value}")
+    for part in summary:
+        console.print(part)
+
+
+def _training_summary(report: dict[str, Any], folder: Path) -> Iterator[str | Table]:
+    yield (
+        f"{report['pipeline']}: trained on {report['train_pictures']} pictures, judged on "
+        f"{report['test_pictures']} others:"
+    )
+    per_exit = report["test_figures_per_exit"]
+    names = [name for name, value in per_exit[0].items() if isinstance(value, float)]
+    table = plain_table(">exit", *(f">{name.replace('_', ' ')}" for name in names))
+    for k, figures in enumerate(per_exit, 1):
+        table.add_row(str(k), *(f"{figures[name]:.2%}" for name in names))
+    yield table
+    yield f"all figures are in {folder / 'training.json'}; next: streamexit fit {folder}"
+
+
+def _fitting_summary(report: dict[str, Any]) -> Iterator[str | Table]:
+    yield f"{report['pipeline']}: policies fitted on {report['calibration_frames']} frames:"
+    table = plain_table("policy", ">held-out quality", ">budgets", "file")
+    for name, found in report.items():
+        if isinstance(found, dict):
+            mark = " (default)" if name == report["default"] else ""
+            quality, rows = f"{found['held_out_quality']:.2%}", str(found["table_rows"])
+            table.add_row(name + mark, quality, rows, found["file"])
+    yield table
+    yield "held-out quality: mean over budgets and folds, on frames that the policy was not fitted on"
+
+
+def _quantising_summary(report: dict[str, Any]) -> Iterator[str | Table]:
+    yield f"{report['pipeline']}: quantised on {report['pictures']} pictures; on the test part:"
+    table = plain_table(">exit", ">float32", ">int8")
+    pairs = zip(report["test_figures_float32"], report["test_figures_int8"], strict=True)
+    for k, (before, after) in enumerate(pairs, 1):
+        table.add_row(str(k), f"{before:.2%}", f"{after:.2%}")
+    yield table

@@ -132,6 +132,12 @@ def compare(
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Repetitions.")] = 3,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            help="Show the others' differences to this method; else msdnet, or the first."
+        ),
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw into this .svg, .png or .pdf.")] = None,
     json: JsonOption = False,
 ) -> None:
@@ -158,11 +164,13 @@ def compare(
             methods=names,
             budgets=asked or [b for b in DEFAULT_BUDGETS if b > trace.header.costs.fractions[0]],
             seeds=seeds,
+            against=against,
             on_method=lambda name: typer.echo(f"{name} ...", err=True),
         )
         found.append(comparison)
         if not json:
             _show(comparison)
+            _show_differences(comparison)
     if json:
         print_json({"comparisons": [as_json(comparison) for comparison in found]})
     for i, comparison in enumerate(found if plot else ()):
@@ -219,6 +227,26 @@ def _show(comparison: Comparison) -> None:
                 f"{method.name}, by its own rule ({name}): {point.accuracy:.2%} at "
                 f"{point.cost:.1%} of the cost"
             )
+
+
+def _show_differences(comparison: Comparison) -> None:
+    from streamexit.calibration.outcomes import differences
+    from streamexit.cli.app import console
+
+    gaps = differences(comparison)
+    if not gaps:
+        return
+    console.print(f"difference to {comparison.reference}, in points, on the same frames:")
+    table = plain_table("method", *(f">{b:.0%}" for b in comparison.references))
+    for name, by_budget in gaps.items():
+        table.add_row(name, *(_gap(*gap) for gap in by_budget.values()))
+    console.print(table)
+    console.print("bold: the 95% interval of the paired difference leaves 0 out")
+
+
+def _gap(mean: float, low: float, high: float) -> str:
+    text = f"{100 * mean:+.2f}+-{50 * (high - low):.2f}"
+    return f"[bold]{text}[/bold]" if low > 0 or high < 0 else text
 
 
 def _cell(runs: list[Outcome]) -> str:

@@ -86,6 +86,14 @@ def test_compare_as_json(traces: tuple[list[Path], list[dict[str, Any]]]) -> Non
                     assert run["interval"][0] <= run["accuracy"] <= run["interval"][1]
                     oracle = comparison["references"][budget]["oracle"]
                     assert 0 <= comparison["references"][budget]["random"] <= oracle <= 1
+        assert comparison["reference"] == "msdnet"
+        assert list(comparison["differences"]) == ["direct", "certainty+search"]
+        for name, by_budget in comparison["differences"].items():
+            for budget, (mean, low, high) in by_budget.items():
+                ours, base = (comparison["methods"][n]["budgets"][budget] for n in (name, "msdnet"))
+                gaps = [a["accuracy"] - b["accuracy"] for a, b in zip(ours, base, strict=True)]
+                assert mean == pytest.approx(sum(gaps) / 2)
+                assert low <= mean <= high
     assert "msdnet ..." in done.stderr
 
 
@@ -101,6 +109,9 @@ def test_compare_for_people(traces: tuple[list[Path], list[dict[str, Any]]]) -> 
     firsts = [line.split()[0] for line in done.stdout.splitlines() if line.split()]
     assert {"msdnet", "pabee-counter", "random", "oracle"} <= set(firsts)
     assert "by its own rule (patience 1)" in done.stdout
+    _, heading, differences = done.stdout.partition("difference to msdnet, in points")
+    assert heading
+    assert [line.split()[0] for line in differences.splitlines()[2:3]] == ["pabee-counter"]
 
 
 def test_compare_draws(traces: tuple[list[Path], list[dict[str, Any]]], tmp_path: Path) -> None:

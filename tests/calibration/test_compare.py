@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from streamexit.calibration.compare import compare
-from streamexit.calibration.outcomes import Comparison, difference, oracle_accuracy
+from streamexit.calibration.outcomes import Comparison, difference, differences, oracle_accuracy
 from streamexit.calibration.record import record_sources, record_trace
 from streamexit.calibration.trace import Trace, TraceHeader, TraceWriter
 from streamexit.errors import BudgetError, DataError, InputError, PipelineError
@@ -64,9 +64,17 @@ def run(
     *,
     calibration: Trace | None = None,
     seeds: int = 1,
+    against: str | None = None,
 ) -> Comparison:
     """`compare`, with little to do."""
-    return compare(trace, calibration=calibration, methods=methods, budgets=budgets, seeds=seeds)
+    return compare(
+        trace,
+        calibration=calibration,
+        methods=methods,
+        budgets=budgets,
+        seeds=seeds,
+        against=against,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +248,29 @@ def test_difference(images: Trace) -> None:
     assert mean == pytest.approx(np.mean(gaps))
     assert low < mean < high
     assert difference(other, one) == pytest.approx((-mean, -high, -low), abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("names", "against", "expected"),
+    [
+        (("direct", "msdnet"), None, "msdnet"),
+        (("direct", "pabee"), None, "direct"),
+        (("direct", "msdnet", "pabee"), "pabee", "pabee"),
+    ],
+)
+def test_what_the_others_are_measured_against(
+    images: Trace, names: tuple[str, ...], against: str | None, expected: str
+) -> None:
+    """The method asked for; else what everybody has, or the first."""
+    comparison = run(images, names, [0.6], seeds=1, against=against)
+    assert comparison.reference == expected
+    assert list(differences(comparison)) == [name for name in names if name != expected]
+
+
+def test_a_reference_has_to_be_compared(images: Trace) -> None:
+    """The message says what is."""
+    with pytest.raises(InputError, match="against: 'pabee' is not compared; write one of direct"):
+        run(images, ("direct",), [0.6], against="pabee")
 
 
 def test_what_cannot_be_compared_is_refused(images: Trace, tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_stage_by_stage_with_as_many_scales_as_are_looked_at(
     torch.manual_seed(2)
     network = build_network({**NETWORK, "layers": layers}, CIFAR)
     outputs = run_both_ways(network)
-    shapes = [(4, 32, 32), (8, 16, 16), (16, 8, 8)]
+    shapes = [(8, 32, 32), (16, 16, 16), (32, 8, 8)]
     for output, scales in zip(outputs, [*carried, 0], strict=True):
         assert output.logits.shape == (2, 5)
         assert [tuple(f.shape[1:]) for f in output.features] == shapes[len(shapes) - scales :]

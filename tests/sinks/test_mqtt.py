@@ -160,7 +160,8 @@ def test_whoever_reads_online_is_heard(mosquitto: Mosquitto, prefer_v5: bool) ->
     mosquitto.kill()
     mosquitto.start(extra="allow_anonymous true\nlog_type all")
     process = mosquitto.process
-    assert process and process.stderr
+    assert process
+    assert process.stderr
 
     async def body() -> None:
         topics = ["t/ask", "t/set"]

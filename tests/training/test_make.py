@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from streamexit.calibration.make import DEFAULT_METHODS, fit_policies, train_pipeline
+from streamexit.cli.commands import app
 from streamexit.errors import DataError, InputError, PipelineError
 from streamexit.models.pipeline import load_pipeline
 from streamexit.scheduling.policy import load_policy
@@ -80,6 +82,26 @@ def test_from_recipe_to_policies(tmp_path: Path, archives: Path) -> None:
     _, seen = train(recipe, epochs=1)
     assert [(r.epoch, r.epochs) for r in seen] == [(1, 1)]
     assert load_pipeline(tmp_path / "p").policies == {}
+
+
+def test_commands_say_what_was_reached_and_what_comes_next(tmp_path: Path, archives: Path) -> None:
+    """A row per exit, a row per policy with the default marked, no raw dictionaries."""
+    recipe = write_recipe(tmp_path / "p", archives)
+    trained = CliRunner().invoke(app, ["train", str(recipe), "--epochs", "1"])
+    assert trained.exit_code == 0, trained.output
+    assert "small: trained on 1700 pictures, judged on 1000 others:" in trained.stdout
+    rows = [line.split() for line in trained.stdout.splitlines()]
+    report = json.loads((tmp_path / "p" / "training.json").read_text())
+    for k, figures in enumerate(report["test_figures_per_exit"], 1):
+        assert [str(k), f"{figures['accuracy']:.2%}"] in [row[:2] for row in rows]
+    fitted = CliRunner().invoke(
+        app, ["fit", str(tmp_path / "p"), "--policy", "msdnet", "--policy", "branchynet"]
+    )
+    assert fitted.exit_code == 0, fitted.output
+    assert "policies fitted on 300 frames" in fitted.stdout
+    default = load_pipeline(tmp_path / "p").default_policy
+    assert f"\n{default} (default)" in fitted.stdout
+    assert "{" not in trained.stdout + fitted.stdout
 
 
 def test_default_can_be_a_policy_that_was_fitted_before(tmp_path: Path, archives: Path) -> None:
