@@ -115,7 +115,7 @@ def main() -> None:
     """Measure and write the card."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("pipeline", type=Path)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", type=Path, default=Path("data"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     pipeline = load_pipeline(arguments.pipeline)

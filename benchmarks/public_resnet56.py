@@ -1,9 +1,9 @@
 """Exits on somebody else's ResNet-56: `python -m benchmarks.public_resnet56`.
 
 The trunk and its last exit are the CIFAR-10 ResNet-56 of akamaster/pytorch_resnet_cifar10 (BSD-2),
-not ours: 60 epochs of our own training of it would take longer than the machine this was made on
-could give. It is frozen; two light exits after blocks 9 and 18 are trained on its features. So this
-shows policies on a network that was not made for early exits, and nothing about training.
+and not of our training. It is frozen; two light exits after blocks 9 and 18 are trained on its
+features. So this shows policies on a network that was not made for early exits, and nothing about
+training.
 
 He's plain 6n+2 blocks, 0.85 million weights: the paper of EENet calls its network ResNet-56, but its
 code builds bottleneck blocks, [9, 9, 9] and four times as wide.
@@ -153,7 +153,7 @@ def as_recording(pictures: LabelledImages, data: str) -> Recording:
 def main() -> None:
     """Make the pipeline if it is not there yet, and its trace."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--folder", type=Path, default=Path("out/public-resnet56"))
     parser.add_argument("--trace", type=Path, default=Path("out/traces/public-resnet56-test.npz"))
     parser.add_argument("--epochs", type=int, default=6)

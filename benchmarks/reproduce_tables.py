@@ -99,8 +99,8 @@ ROWS = (
     Row(
         "cifar10-msdnet",
         "CIFAR-10, MSDNet (K = 5)",
-        "A small MSDNet of three scales; its first exit stands at 18% of the cost. Only 5 epochs, for "
-        "want of time: the network is far from what it could be, and the row compares policies on a "
+        "A small MSDNet of three scales; its first exit stands at 18% of the cost. Trained for 5 "
+        "epochs only: the network is far from what it could be, and the row compares policies on a "
         "network as bad as that.",
         (0.2, *SPREAD),
         pipeline="pipelines/cifar10-msdnet",
@@ -343,7 +343,7 @@ def curve(rows: list[tuple[Row, dict[str, Any]]]) -> Iterator[str]:
 def main() -> None:
     """Run what is not there yet, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--fresh", action="append", default=[], help="row to run again")
     parser.add_argument("--only", action="append", default=[], help="row to run, not the others")
     arguments = parser.parse_args()

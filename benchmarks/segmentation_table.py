@@ -348,7 +348,7 @@ def pipeline_and_data(description: str | None) -> tuple[Pipeline, Path]:
     """What the command line names; the network then runs on one thread."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("pipeline", type=Path, nargs="?", default=PIPELINE)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", type=Path, default=Path("data"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     return load_pipeline(options.pipeline), options.data

@@ -234,7 +234,7 @@ def page(found: dict[str, list[dict[str, Any]]]) -> str:
 def main() -> None:
     """Run what is not there yet, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--seeds", type=int, default=1)
     arguments = parser.parse_args()
     FOUND.mkdir(parents=True, exist_ok=True)

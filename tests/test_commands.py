@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import glob
+import inspect
 import io
 import itertools
 import json
@@ -31,16 +32,19 @@ import pytest
 import yaml
 from paho.mqtt.client import Client
 from paho.mqtt.enums import CallbackAPIVersion
+from torchvision import datasets
 from typer.testing import CliRunner, Result
 
 from streamexit.cli.commands import app
 from streamexit.config.load import load_configuration
 from streamexit.config.schema import NodeConfiguration, StreamSection
+from streamexit.errors import DataError
 from streamexit.models.architectures import build_network
 from streamexit.plugins import Group, load_plugin, plugins
 from streamexit.sources.addresses import SourceOptions, parse_address
 from streamexit.sources.video import VideoSource
 from streamexit.testing import TOY_PREPROCESSING
+from streamexit.training.datasets import load_part
 from streamexit.training.labelled import LabelledImages
 from streamexit.training.recipe import Recipe
 from tests.conftest import ROOT, MakeClip, Mosquitto, absent
@@ -226,8 +230,8 @@ def desk(tmp_path_factory: pytest.TempPathFactory, make_clip: MakeClip) -> Path:
     for name in ("docs", "deploy"):
         copied(ROOT / name, folder / name)
     (folder / "samples").symlink_to(ROOT / "samples")
-    write_data(folder.parent / "shared" / "data")
-    for name in ("gate.mp4", "yard.mp4", "clip.mp4", "../shared/data/videos/road.mp4"):
+    write_data(folder / "data")
+    for name in ("gate.mp4", "yard.mp4", "clip.mp4", "data/videos/road.mp4"):
         shutil.copy(make_clip(f"shown-{Path(name).name}", frames=50), folder / name)
     write_own(folder)
     for name in FILES:
@@ -890,6 +894,16 @@ def is_toml(command: str, world: World) -> None:
     assert {"inputs", "outputs"} <= set(content)
 
 
+def names_a_data_set(command: str, world: World) -> None:
+    """It downloads: torchvision has the class, takes these arguments, and puts it where the loader looks."""
+    name, folder = re.findall(r"(CIFAR\d+)\(\"(\w+)\"", command)[0]
+    known = getattr(datasets, name)
+    inspect.signature(known).bind(folder, download=True)
+    assert folder == "data"
+    with pytest.raises(DataError, match=f"holds neither .* nor {known.base_folder}/"):
+        load_part(name.lower(), world.tmp_path, "test", calibration_size=1)
+
+
 def is_a_folder(command: str, world: World) -> None:
     """The folder is there."""
     assert (world.desk / shlex.split(command)[1]).is_dir()
@@ -928,7 +942,7 @@ RULES = (
     Rule(r"streamexit replay gate\.mp4 yard\.mp4 .*", ends("gate", "yard", "100 frames in")),
     Rule(r"streamexit replay clip\.mp4 .*", ends("clip", "50 frames in")),
     Rule(r"streamexit replay \.\.\. --video out\.mp4", ends("50 frames in")),
-    Rule(r"streamexit replay \.\./shared/data/videos/.* --json", ends('"frames": 50')),
+    Rule(r"streamexit replay data/videos/.* --json", ends('"frames": 50')),
     Rule(
         rf"streamexit record {CIFAR} (calibration|test) -o out/\1\.npz",
         ends("accuracy_per_exit"),
@@ -1069,6 +1083,7 @@ RULES = (
     ),
     Rule(r"(sh make-secrets\.sh && )?docker compose .*", composed),
     Rule(r"cd deploy", is_a_folder),
+    Rule(r"python -c 'from torchvision\.datasets import .*'", names_a_data_set),
     Rule(r"telegraf --config samples/telegraf\.conf", is_toml),
     Rule(
         r"mediamtx &|ffmpeg .* -f rtsp .*", stands("docs/sources.md", "were not run for this page")

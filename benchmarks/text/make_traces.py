@@ -174,7 +174,7 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("dataset", choices=sorted(DATASETS))
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--work", type=Path, default=Path("out/text"), help="checkpoints")
     parser.add_argument("--out", type=Path, default=Path("out/traces"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
