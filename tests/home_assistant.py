@@ -1,6 +1,6 @@
-"""Announcements, checked by Home Assistant itself; run it in an environment that has the `homeassistant` package:
+"""Announcements, checked by Home Assistant itself.
 
-PYTHONPATH=. python -m tests.home_assistant
+Run it in an environment that has the `homeassistant` package: PYTHONPATH=. python -m tests.home_assistant
 """
 
 from __future__ import annotations
