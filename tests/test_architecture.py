@@ -156,15 +156,21 @@ def test_mqtt_library_is_known_to_one_file(name: str) -> None:
     assert len([m for m in MODULES if name in imports(m)]) == 1
 
 
-def test_running_node_never_loads_training() -> None:
-    """Importing the runtime and replay does not import what only makes networks."""
+def test_running_node_never_loads_training_nor_what_takes_seconds(cifar_pipeline: Path) -> None:
+    """Neither what only makes networks, nor torchvision and TorchDynamo where no network is theirs."""
     script = (
-        "import sys, streamexit.runtime, streamexit.playback;"
-        "print([m for m in sys.modules if m.startswith('streamexit.training')"
-        " or m.startswith('streamexit.calibration')])"
+        "import sys, streamexit.runtime, streamexit.playback\n"
+        "from streamexit.models.pipeline import load_pipeline\n"
+        "load_pipeline(__import__('pathlib').Path(sys.argv[1]))\n"
+        "slow = ('streamexit.training', 'streamexit.calibration', 'torchvision', 'torch._dynamo.')\n"
+        "print([m for m in sys.modules if f'{m}.'.startswith(slow)])"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, "-c", script, str(cifar_pipeline)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     assert done.stdout.strip() == "[]"
 

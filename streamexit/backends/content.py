@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
-import torchvision
 from safetensors.torch import save
 from torch import fx, nn
 
@@ -28,8 +28,9 @@ def content_key(network: MultiExitNetwork, task: Task, scorer: Scorer, *made_by:
         made_by: Versions and settings of whatever is to be found under the key.
     """
     digest = hashlib.sha256()
-    for version in (torch.__version__, torchvision.__version__, *made_by):
-        digest.update(f"{version}\n".encode())
+    # torchvision's by its metadata: importing it takes as long as PyTorch itself
+    for known in (torch.__version__, version("torchvision"), *made_by):
+        digest.update(f"{known}\n".encode())
     digest.update(repr((task.kind, vars(task), network.preprocessing)).encode())
     digest.update(repr((scorer.kind, scorer.config())).encode())
     for module in (network, scorer):

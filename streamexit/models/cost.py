@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from streamexit.models.network import Features, MultiExitNetwork
 
@@ -21,10 +25,43 @@ def gflops_per_exit(network: MultiExitNetwork) -> tuple[float, ...]:
     training = network.training
     network.eval()
     costs: list[float] = []
-    with torch.inference_mode():
+    with torch.inference_mode(), _FlopCounter() as counter:
         for k in range(network.num_exits):
-            with FlopCounterMode(display=False) as counter:
-                features = network.run_stage(k, features).features
-            costs.append((costs[-1] if costs else 0.0) + counter.get_total_flops() / 1e9)
+            features = network.run_stage(k, features).features
+            costs.append(counter.flops / 1e9)
     network.train(training)
     return tuple(costs)
+
+
+class _FlopCounter(TorchDispatchMode):
+    """PyTorch's own formulas, without its `FlopCounterMode`.
+
+    That one imports TorchDynamo for its first operation, which takes as long as importing PyTorch
+    does, at every start of every node.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[Any],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is None:  # such as a linear layer, which consists of others
+            with self:
+                parts = func.decompose(*args, **kwargs or {})
+            if parts is not NotImplemented:
+                return parts
+        result = func(*args, **kwargs or {})
+        if formula is not None:
+            self.flops += formula(*args, **kwargs or {}, out_val=result)
+        return result

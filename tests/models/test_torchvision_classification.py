@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
 from streamexit.errors import PipelineError
@@ -43,6 +44,9 @@ def test_last_exit_is_the_uncut_network(name: str) -> None:
     assert [tuple(o.logits.shape) for o in outputs] == [(2, 7)] * 4
     assert outputs[-1].features == ()
     costs = gflops_per_exit(network)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network(torch.zeros(1, 64, 64, 3, dtype=torch.uint8))
+    assert costs[-1] == pytest.approx(counter.get_total_flops() / 1e9, rel=1e-12)
     for share, cost in zip(SHARES, costs, strict=False):
         assert cost / costs[-1] == pytest.approx(share, abs=0.12)
 
