@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -207,9 +207,9 @@ def verdicts(comparison: Comparison) -> dict[str, dict[str, Any]]:
         if not rivals or not all(run.on_target for run in ours):
             continue
         best = max(rivals, key=lambda name: sum(run.accuracy for run in rivals[name]))
-        gap, low, high = difference(ours, rivals[best])
-        word = "ahead" if low > 0 else "behind" if high < 0 else "level"
-        found[f"{budget:g}"] = {"best": best, "gap": gap, "low": low, "high": high, "word": word}
+        gap = difference(ours, rivals[best])
+        word = ("ahead" if gap.gap > 0 else "behind") if gap.sure else "level"
+        found[f"{budget:g}"] = {"best": best, **asdict(gap), "word": word}
     return found
 
 

@@ -23,9 +23,11 @@ from streamexit.calibration.outcomes import (
     Comparison,
     MethodReport,
     Outcome,
+    block_starts,
     judge_thresholds,
     oracle_accuracy,
 )
+from streamexit.calibration.threads import one_thread
 from streamexit.calibration.trace import Trace
 from streamexit.errors import BudgetError, DataError, InputError
 from streamexit.scheduling.evidence import Calibration, Evidence, Floats
@@ -47,6 +49,7 @@ USUAL_REFERENCE = "msdnet"
 Rows = NDArray[np.int64]
 
 
+@one_thread()
 def compare(
     trace: Trace,
     *,
@@ -116,6 +119,7 @@ def compare(
     assert first_policy is not None
     return Comparison(
         trace,
+        calibration,
         len(splits[0][1]),
         len(splits[0][0]),
         seeds,
@@ -177,8 +181,15 @@ def _check_request(trace: Trace, methods: Sequence[str], budgets: Sequence[float
 
 def _check_traces(trace: Trace, calibration: Trace | None) -> None:
     for part in (trace, calibration):
-        if part is not None and part.label is not None and len(np.unique(part.label)) < 2:
+        if part is None:
+            continue
+        if part.label is not None and len(np.unique(part.label)) < 2:
             raise DataError(f"{part.path}: all frames are of one class; nothing can be compared")
+        if part.header.provenance.get("part") == "train":
+            raise DataError(
+                f"{part.path}: holds the pictures that the network was trained on, where its exits "
+                "look better than they are; record the calibration or the test part"
+            )
     if calibration is None:
         return
     ours, theirs = trace.header, calibration.header
@@ -208,7 +219,10 @@ def _split(trace: Trace, calibration: Trace | None, seed: int) -> tuple[Rows, Ro
     draw = np.random.default_rng(seed)
     if calibration is not None:
         kept = draw.permutation(len(calibration))[: max(1, round(KEPT_SHARE * len(calibration)))]
-        return _thinned(np.sort(kept)), np.arange(len(trace))
+        every = np.arange(len(trace))
+        if trace.header.kind == "stream":
+            every = np.argsort(trace.stream, kind="stable")
+        return _thinned(np.sort(kept)), every
     groups = trace.stream if trace.header.kind == "stream" else trace.groups
     fit, judge = [], []
     for group in np.unique(groups):
@@ -239,7 +253,6 @@ def _judge(
     judged: Sequence[Floats],
     budgets: Sequence[float],
 ) -> MethodReport:
-    stream = trace.header.kind == "stream"
     costs = np.asarray(trace.header.costs.fractions)
     outcomes: dict[float, list[Outcome]] = {budget: [] for budget in budgets}
     frozen: dict[float, list[Outcome]] = {budget: [] for budget in budgets}
@@ -247,22 +260,21 @@ def _judge(
     reliability: list[list[tuple[float, float, float]]] = []
     for policy, (_, rows), quality in zip(policies, splits, judged, strict=True):
         scores = scores_of(policy.scorer, trace, rows)
+        starts = block_starts(
+            len(rows), trace.stream[rows] if trace.header.kind == "stream" else None
+        )
         for budget in budgets:
             fixed = np.asarray(policy.table.at(budget))
-            frozen[budget].append(
-                judge_thresholds(scores, fixed, quality, costs, budget, stream=stream)
-            )
+            frozen[budget].append(judge_thresholds(scores, fixed, quality, costs, budget, starts))
             thresholds = thresholds_within(policy.table, scores, budget)
             outcomes[budget].append(
-                judge_thresholds(scores, thresholds, quality, costs, budget, stream=stream)
+                judge_thresholds(scores, thresholds, quality, costs, budget, starts)
             )
         if policy is policies[0]:
             reliability = _reliability(scores, quality)
             for point, limits in policy.scorer.own_thresholds(len(costs)).items():
                 thresholds = np.array([*limits, -np.inf])
-                own[point] = judge_thresholds(
-                    scores, thresholds, quality, costs, None, stream=stream
-                )
+                own[point] = judge_thresholds(scores, thresholds, quality, costs, None, starts)
     made = policies[0].provenance
     parameters = sum(p.numel() for p in policies[0].scorer.parameters())
     return MethodReport(
