@@ -47,6 +47,8 @@ USUAL_REFERENCE = "msdnet"
 """The highest probability with geometric shares: nothing is learned, and everybody has it."""
 
 Rows = NDArray[np.int64]
+Scorers = dict[tuple[str, int], tuple[Scorer, float]]
+"""(kind, seed) -> (scorer, the seconds that it took)."""
 
 
 @one_thread()
@@ -81,11 +83,7 @@ def compare(
     """
     fractions = trace.header.costs.fractions
     _check_request(trace, methods, budgets)
-    reference = against or (USUAL_REFERENCE if USUAL_REFERENCE in methods else methods[0])
-    if reference not in methods:
-        raise InputError(
-            f"against: {reference!r} is not compared; write one of {', '.join(methods)}"
-        )
+    reference = _reference(methods, against)
     _check_traces(trace, calibration)
     splits = [_split(trace, calibration, seed) for seed in range(seeds)]
     fitted, num_exits = len(splits[0][0]), trace.num_exits
@@ -96,24 +94,14 @@ def compare(
         )
     evidence = [(calibration or trace).load(rows) for rows, _ in splits]
     judged = [np.asarray(trace.quality[rows], dtype=float) for _, rows in splits]
-    scorers: dict[tuple[str, int], tuple[Scorer, float]] = {}
+    scorers: Scorers = {}
     reports, first_policy = [], None
     for name in methods:
         on_method(name)
-        policies, seconds = [], 0.0
-        for seed in range(seeds):
-            kind = find_method(name).scorer
-            if (kind, seed) not in scorers:
-                begun = time.perf_counter()
-                scorer = fit_scorer(kind, evidence[seed], fractions, seed)
-                scorers[kind, seed] = scorer, time.perf_counter() - begun
-            scorer, taken = scorers[kind, seed]
-            begun = time.perf_counter()
-            policies.append(fit_policy(name, evidence[seed], fractions, seed=seed, scorer=scorer))
-            seconds += taken + time.perf_counter() - begun
+        policies, seconds = _fit(name, evidence, fractions, scorers)
         first_policy = first_policy or policies[0]
         report = _judge(name, policies, trace, splits, judged, budgets)
-        report.fit_seconds = seconds / seeds
+        report.fit_seconds = seconds
         report.microseconds_per_frame = scoring_time(policies[0].scorer, evidence[0])
         reports.append(report)
     assert first_policy is not None
@@ -177,6 +165,15 @@ def _check_request(trace: Trace, methods: Sequence[str], budgets: Sequence[float
                 f"budgets: {budget:g} lies outside {math.ceil(1e4 * first) / 1e4:g} (all leave at "
                 "the first exit) and 1 (none leaves early)"
             )
+
+
+def _reference(methods: Sequence[str], against: str | None) -> str:
+    reference = against or (USUAL_REFERENCE if USUAL_REFERENCE in methods else methods[0])
+    if reference not in methods:
+        raise InputError(
+            f"against: {reference!r} is not compared; write one of {', '.join(methods)}"
+        )
+    return reference
 
 
 def _check_traces(trace: Trace, calibration: Trace | None) -> None:
@@ -243,6 +240,24 @@ def _thinned(rows: Rows) -> Rows:
     if len(rows) <= MOST_CALIBRATION_FRAMES:
         return rows
     return rows[np.linspace(0, len(rows) - 1, MOST_CALIBRATION_FRAMES).astype(np.int64)]
+
+
+def _fit(
+    name: str, evidence: Sequence[Calibration], fractions: tuple[float, ...], scorers: Scorers
+) -> tuple[list[ExitPolicy], float]:
+    """A policy per seed, and the seconds that one takes; scorers that were fitted before are taken again."""
+    kind = find_method(name).scorer
+    policies, seconds = [], 0.0
+    for seed, frames in enumerate(evidence):
+        if (kind, seed) not in scorers:
+            begun = time.perf_counter()
+            scorer = fit_scorer(kind, frames, fractions, seed)
+            scorers[kind, seed] = scorer, time.perf_counter() - begun
+        scorer, taken = scorers[kind, seed]
+        begun = time.perf_counter()
+        policies.append(fit_policy(name, frames, fractions, seed=seed, scorer=scorer))
+        seconds += taken + time.perf_counter() - begun
+    return policies, seconds / len(evidence)
 
 
 def _judge(

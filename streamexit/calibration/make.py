@@ -22,6 +22,7 @@ from streamexit.documents import Document, load_document
 from streamexit.errors import ConfigurationError, PipelineError
 from streamexit.models.architectures import build_network
 from streamexit.models.cost import gflops_per_exit
+from streamexit.models.network import MultiExitNetwork
 from streamexit.models.pipeline import (
     check_classes,
     load_pipeline,
@@ -84,9 +85,7 @@ def train_pipeline(
     pictures = load_part(dataset, root, "train", **how)
     test = load_part(dataset, root, "test", **how)
     task = build_task(recipe.task, pictures.classes, preprocessing)
-    check_classes(network, len(pictures.classes))
-    check_size(document.where("preprocessing"), preprocessing, pictures)
-    _check_labels(document, task, pictures)
+    _check_fit(document, network, task, pictures)
     folder = recipe_file.parent
     Trainer(
         network,
@@ -107,10 +106,7 @@ def train_pipeline(
         calibration={**recipe.data.model_dump(exclude_none=True), "trained_on": pictures.digest()},
     )
     report = {
-        "pipeline": recipe.name,
-        "date": datetime.now(UTC).date().isoformat(),
-        "versions": {"streamexit": version("streamexit"), "torch": torch.__version__},
-        "device": target.type,
+        **_circumstances(recipe, target),
         "train_pictures": len(pictures.labels),
         "test_pictures": len(test.labels),
         "gflops_per_exit": [round(cost, 9) for cost in gflops_per_exit(network)],
@@ -119,6 +115,15 @@ def train_pipeline(
     }
     (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
+
+
+def _circumstances(recipe: Recipe, device: torch.device) -> dict[str, Any]:
+    return {
+        "pipeline": recipe.name,
+        "date": datetime.now(UTC).date().isoformat(),
+        "versions": {"streamexit": version("streamexit"), "torch": torch.__version__},
+        "device": device.type,
+    }
 
 
 def _for_epochs(recipe: Recipe, epochs: int) -> Recipe:
@@ -253,8 +258,12 @@ def _summary(policy: ExitPolicy, file: Path) -> dict[str, Any]:
     }
 
 
-def _check_labels(document: Document[Recipe], task: Task, pictures: LabelledImages) -> None:
-    """A recipe whose task, data set and augmentation do not belong together cannot be trained."""
+def _check_fit(
+    document: Document[Recipe], network: MultiExitNetwork, task: Task, pictures: LabelledImages
+) -> None:
+    """A recipe whose network, task, data set and augmentation do not belong together cannot be trained."""
+    check_classes(network, len(pictures.classes))
+    check_size(document.where("preprocessing"), network.preprocessing, pictures)
     recipe, maps = document.value, pictures.labels.ndim == 3
     if task.gives_maps != maps:
         raise ConfigurationError(

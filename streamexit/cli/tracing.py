@@ -244,8 +244,8 @@ def _show(comparison: Comparison) -> None:
     )
     if comparison.blocks < FEW_BLOCKS:
         console.print(
-            f"only {comparison.blocks} blocks of neighbouring frames: intervals are rough, and rather "
-            "too narrow; judge on longer recordings"
+            f"only {comparison.blocks} blocks of frames to draw intervals from: they are rough, and rather "
+            "too narrow; judge on more"
         )
     for method in comparison.methods:
         for name, point in method.own_points.items():

@@ -273,7 +273,7 @@ class Trainer:
                 f"{self._checkpoint}: belongs to another recipe, or to another number of epochs; restore those to go on, or "
                 "delete the checkpoint to start anew"
             )
-        if state["trained_on"] != self._trained_on:
+        if state.get("trained_on") != self._trained_on:
             raise ConfigurationError(
                 f"{self._checkpoint}: was trained on other pictures than there are now (files added, removed "
                 "or renamed); restore those to go on, or delete the checkpoint to start anew"

@@ -155,7 +155,7 @@ def test_compare_for_people(traces: tuple[list[Path], list[dict[str, Any]]]) -> 
     _, heading, differences = done.stdout.partition("difference to msdnet, in points")
     assert heading
     assert [line.split()[0] for line in differences.splitlines()[2:3]] == ["pabee-counter"]
-    assert "only 12 blocks of neighbouring frames" in done.stdout
+    assert "only 12 blocks of frames to draw" in done.stdout
     for cell in differences.splitlines()[2].split()[1:]:
         assert re.fullmatch(r"[+-]\d+\.\d\d\+-\d+\.\d\d[!*]?", cell)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from streamexit.calibration.compare import compare
+from streamexit.calibration.compare import RELIABILITY_BINS, compare
 from streamexit.calibration.outcomes import (
     Comparison,
     Difference,
@@ -202,6 +202,17 @@ def test_references_at_the_ends_are_the_first_and_the_last_exit(images: Trace) -
     assert comparison.references[0.25]["oracle"] == pytest.approx(first.accuracy)
     assert comparison.references[1.0]["random"] == pytest.approx(comparison.full)
     assert comparison.references[1.0]["oracle"] >= comparison.full
+
+
+def test_reliability_is_of_scores_in_bins(images: Trace) -> None:
+    """Scores of a bin lie in it; what the bins reach comes together to what the exit reaches."""
+    comparison = run(images, ["msdnet"], [0.5])
+    for k, bins in enumerate(comparison.methods[0].reliability):
+        places = [int(score * RELIABILITY_BINS) for score, _, _ in bins]
+        assert places == sorted(set(places))
+        assert sum(share for _, _, share in bins) == pytest.approx(1)
+        mean = sum(quality * share for _, quality, share in bins)
+        assert mean == pytest.approx(comparison.exit_accuracy[k])
 
 
 def test_random_is_exits_without_a_look(images: Trace) -> None:
