@@ -83,6 +83,11 @@ def test_what_was_not_judged_is_not_entered(
             raise KeyboardInterrupt
         return [0.5]
 
+    def writes(_: Pipeline, __: Sequence[Any], place: Path) -> list[Path]:
+        (place / "stage0.xml").write_text("quantised")
+        return [place / "stage0.xml"]
+
+    monkeypatch.setattr(quantise, "_write", writes)
     monkeypatch.setattr(quantise, "figures_per_exit", stops)
     with pytest.raises(KeyboardInterrupt):
         quantise.quantise_pipeline(folder, data=None, pictures=10)
