@@ -1,6 +1,7 @@
 """Streams whose content drifts: CIFAR-10 test frames that grow noisy, blurred, dark or flat; clips.
 
-What every exit says about every frame is worked out once and kept in a folder.
+What every exit says about every frame is worked out once for a network and its policies, and kept in
+a folder.
 
 N: frames, K: exits.
 """
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from streamexit.calibration.collect import read_exits
 from streamexit.metrics import DropReason
-from streamexit.models.pipeline import load_pipeline
+from streamexit.models.pipeline import WEIGHTS, load_pipeline, sha256
 from streamexit.scheduling.evidence import Floats
 from streamexit.scheduling.policy import load_policy
 from streamexit.scheduling.scorers import score_all_exits
@@ -99,6 +100,8 @@ class Traces:
             name: load_policy(self.pipeline.policy_file(name), costs) for name in POLICIES
         }
         self._test = load_part("cifar10", data, "test", calibration_size=5000)
+        files = (self.pipeline.folder / WEIGHTS, *map(self.pipeline.policy_file, POLICIES))
+        self._made_of = " ".join(sha256(file) for file in files)
 
     def table(self, policy: str) -> ThresholdTable:
         """Of one of `POLICIES`."""
@@ -146,10 +149,11 @@ class Traces:
         self, name: str, frames: Callable[[], tuple[NDArray[np.uint8], Sequence[int] | None]]
     ) -> Seen:
         path = self._folder / f"{self.pipeline.name}-{name}.npz"
-        if not path.exists():
+        if not self._is_ours(path):
             images, labels = frames()
+            found = self._run(images, labels)
             with path.open("wb") as file:
-                np.savez(file, allow_pickle=False, **self._run(images, labels))
+                np.savez(file, allow_pickle=False, made_of=np.array(self._made_of), **found)
         with np.load(path) as kept:
             return Seen(
                 {policy: kept[f"scores_{policy}"] for policy in POLICIES},
@@ -158,6 +162,13 @@ class Traces:
                 kept["last"].astype(np.int64),
                 kept["truth"].astype(np.int64),
             )
+
+    def _is_ours(self, path: Path) -> bool:
+        """Whether it was made with these weights and policies."""
+        if not path.exists():
+            return False
+        with np.load(path) as kept:
+            return "made_of" in kept and str(kept["made_of"]) == self._made_of
 
     def _run(
         self, images: NDArray[np.uint8], labels: Sequence[int] | None

@@ -1,8 +1,9 @@
 """The tables of docs/results.md: `python -m benchmarks.reproduce_tables`.
 
-For each row of `ROWS`: record the traces of a network (unless they are there), compare every method
-on them (unless that is done), then write the page from what is there. So it can be stopped and
-started again; `--fresh ROW` forgets what a row found. Every figure on the page comes from here.
+For each row of `ROWS`: record the traces of a network (unless they are there, of its weights), compare
+every method on them (unless that is done on these traces), then write the page from what is there. So it
+can be stopped and started again; `--fresh ROW` forgets what a row found. Every figure on the page comes
+from here.
 
 Traces of the text rows come from `python -m benchmarks.text.make_traces`, those of the public
 ResNet-56 from `python -m benchmarks.public_resnet56`; rows without traces are left out and named.
@@ -13,22 +14,23 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.segmentation_table import TRACES, trace_of
 from streamexit.calibration.compare import compare
 from streamexit.calibration.figures import draw_comparison
 from streamexit.calibration.outcomes import Comparison, as_json, difference
-from streamexit.calibration.record import record_part, record_trace
+from streamexit.calibration.record import record_part
 from streamexit.calibration.trace import Trace
-from streamexit.models.pipeline import load_pipeline
+from streamexit.models.pipeline import load_pipeline, sha256
 from streamexit.scheduling.methods import METHODS, find_method, methods_for
 
 SEEDS = 3
-TRACES = Path("out/traces")
 FOUND = Path("out/tables")
 PAGE = Path("docs/results.md")
 OURS = "direct"
@@ -161,10 +163,8 @@ def traces_of(row: Row, data: Path) -> tuple[Trace, Trace | None] | None:
     judge, fit = (TRACES / f"{row.name}-{part}.npz" for part in ("test", "calibration"))
     if row.pipeline is not None and Path(row.pipeline, "pipeline.yaml").is_file():
         pipeline = load_pipeline(Path(row.pipeline))
-        for part, path in (("test", judge), ("calibration", fit)):
-            if not path.is_file():
-                recording = record_part(pipeline, part, data)
-                record_trace(pipeline, recording, path, device=torch.device("cpu"))
+        for part in ("test", "calibration"):
+            trace_of(pipeline, part, partial(record_part, pipeline, part, data))
     if not judge.is_file() or not (row.split or fit.is_file()):
         return None
     return Trace.open(judge), None if row.split else Trace.open(fit)
@@ -186,7 +186,16 @@ def run_row(row: Row, judge: Trace, fit: Trace | None) -> dict[str, Any]:
     )
     if row.drawn:
         draw_comparison(comparison, PAGE.parent / picture(row))
-    return {**as_json(comparison), "verdicts": verdicts(comparison)}
+    return {
+        **as_json(comparison),
+        "verdicts": verdicts(comparison),
+        "traces": digests(judge, fit),
+    }
+
+
+def digests(*traces: Trace | None) -> list[str]:
+    """Of the files that a row was compared on."""
+    return [sha256(trace.path) for trace in traces if trace is not None]
 
 
 def picture(row: Row) -> str:
@@ -207,9 +216,9 @@ def verdicts(comparison: Comparison) -> dict[str, dict[str, Any]]:
         if not rivals or not all(run.on_target for run in ours):
             continue
         best = max(rivals, key=lambda name: sum(run.accuracy for run in rivals[name]))
-        gap, low, high = difference(ours, rivals[best])
-        word = "ahead" if low > 0 else "behind" if high < 0 else "level"
-        found[f"{budget:g}"] = {"best": best, "gap": gap, "low": low, "high": high, "word": word}
+        gap = difference(ours, rivals[best])
+        word = ("ahead" if gap.gap > 0 else "behind") if gap.sure else "level"
+        found[f"{budget:g}"] = {"best": best, **asdict(gap), "word": word}
     return found
 
 
@@ -358,12 +367,13 @@ def main() -> None:
         wanted = not arguments.only or row.name in arguments.only
         if row.name in arguments.fresh:
             forget(row)
-        if wanted and not result.is_file():
-            traces = traces_of(row, arguments.data)
-            if traces is not None:
-                result.write_text(json.dumps(run_row(row, *traces), indent=1), encoding="utf-8")
-        if result.is_file():
-            rows.append((row, json.loads(result.read_text(encoding="utf-8"))))
+        found = json.loads(result.read_text(encoding="utf-8")) if result.is_file() else None
+        traces = traces_of(row, arguments.data) if wanted else None
+        if traces and (found is None or found.get("traces") != digests(*traces)):
+            found = run_row(row, *traces)
+            result.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        if found is not None:
+            rows.append((row, found))
         else:
             missing.append(row.title)
     if arguments.only:

@@ -945,7 +945,7 @@ RULES = (
     Rule(r"streamexit replay data/videos/.* --json", ends('"frames": 50')),
     Rule(
         rf"streamexit record {CIFAR} (calibration|test) -o out/\1\.npz",
-        ends("accuracy_per_exit"),
+        ends("share of cost"),
         slow=True,
     ),
     Rule(
@@ -960,7 +960,7 @@ RULES = (
     ),
     Rule(
         r"streamexit record my (calibration|test) -o out/my-\1\.npz",
-        ends("accuracy_per_exit", after=("streamexit train my/train.yaml",)),
+        ends("share of cost", after=("streamexit train my/train.yaml",)),
         slow=True,
     ),
     Rule(

@@ -23,9 +23,11 @@ from streamexit.calibration.outcomes import (
     Comparison,
     MethodReport,
     Outcome,
+    block_starts,
     judge_thresholds,
     oracle_accuracy,
 )
+from streamexit.calibration.threads import one_thread
 from streamexit.calibration.trace import Trace
 from streamexit.errors import BudgetError, DataError, InputError
 from streamexit.scheduling.evidence import Calibration, Evidence, Floats
@@ -45,8 +47,11 @@ USUAL_REFERENCE = "msdnet"
 """The highest probability with geometric shares: nothing is learned, and everybody has it."""
 
 Rows = NDArray[np.int64]
+Scorers = dict[tuple[str, int], tuple[Scorer, float]]
+"""(kind, seed) -> (scorer, the seconds that it took)."""
 
 
+@one_thread()
 def compare(
     trace: Trace,
     *,
@@ -78,11 +83,7 @@ def compare(
     """
     fractions = trace.header.costs.fractions
     _check_request(trace, methods, budgets)
-    reference = against or (USUAL_REFERENCE if USUAL_REFERENCE in methods else methods[0])
-    if reference not in methods:
-        raise InputError(
-            f"against: {reference!r} is not compared; write one of {', '.join(methods)}"
-        )
+    reference = _reference(methods, against)
     _check_traces(trace, calibration)
     splits = [_split(trace, calibration, seed) for seed in range(seeds)]
     fitted, num_exits = len(splits[0][0]), trace.num_exits
@@ -93,29 +94,20 @@ def compare(
         )
     evidence = [(calibration or trace).load(rows) for rows, _ in splits]
     judged = [np.asarray(trace.quality[rows], dtype=float) for _, rows in splits]
-    scorers: dict[tuple[str, int], tuple[Scorer, float]] = {}
+    scorers: Scorers = {}
     reports, first_policy = [], None
     for name in methods:
         on_method(name)
-        policies, seconds = [], 0.0
-        for seed in range(seeds):
-            kind = find_method(name).scorer
-            if (kind, seed) not in scorers:
-                begun = time.perf_counter()
-                scorer = fit_scorer(kind, evidence[seed], fractions, seed)
-                scorers[kind, seed] = scorer, time.perf_counter() - begun
-            scorer, taken = scorers[kind, seed]
-            begun = time.perf_counter()
-            policies.append(fit_policy(name, evidence[seed], fractions, seed=seed, scorer=scorer))
-            seconds += taken + time.perf_counter() - begun
+        policies, seconds = _fit(name, evidence, fractions, scorers)
         first_policy = first_policy or policies[0]
         report = _judge(name, policies, trace, splits, judged, budgets)
-        report.fit_seconds = seconds / seeds
+        report.fit_seconds = seconds
         report.microseconds_per_frame = scoring_time(policies[0].scorer, evidence[0])
         reports.append(report)
     assert first_policy is not None
     return Comparison(
         trace,
+        calibration,
         len(splits[0][1]),
         len(splits[0][0]),
         seeds,
@@ -175,10 +167,26 @@ def _check_request(trace: Trace, methods: Sequence[str], budgets: Sequence[float
             )
 
 
+def _reference(methods: Sequence[str], against: str | None) -> str:
+    reference = against or (USUAL_REFERENCE if USUAL_REFERENCE in methods else methods[0])
+    if reference not in methods:
+        raise InputError(
+            f"against: {reference!r} is not compared; write one of {', '.join(methods)}"
+        )
+    return reference
+
+
 def _check_traces(trace: Trace, calibration: Trace | None) -> None:
     for part in (trace, calibration):
-        if part is not None and part.label is not None and len(np.unique(part.label)) < 2:
+        if part is None:
+            continue
+        if part.label is not None and len(np.unique(part.label)) < 2:
             raise DataError(f"{part.path}: all frames are of one class; nothing can be compared")
+        if part.header.provenance.get("part") == "train":
+            raise DataError(
+                f"{part.path}: holds the pictures that the network was trained on, where its exits "
+                "look better than they are; record the calibration or the test part"
+            )
     if calibration is None:
         return
     ours, theirs = trace.header, calibration.header
@@ -208,7 +216,10 @@ def _split(trace: Trace, calibration: Trace | None, seed: int) -> tuple[Rows, Ro
     draw = np.random.default_rng(seed)
     if calibration is not None:
         kept = draw.permutation(len(calibration))[: max(1, round(KEPT_SHARE * len(calibration)))]
-        return _thinned(np.sort(kept)), np.arange(len(trace))
+        every = np.arange(len(trace))
+        if trace.header.kind == "stream":
+            every = np.argsort(trace.stream, kind="stable")
+        return _thinned(np.sort(kept)), every
     groups = trace.stream if trace.header.kind == "stream" else trace.groups
     fit, judge = [], []
     for group in np.unique(groups):
@@ -231,6 +242,24 @@ def _thinned(rows: Rows) -> Rows:
     return rows[np.linspace(0, len(rows) - 1, MOST_CALIBRATION_FRAMES).astype(np.int64)]
 
 
+def _fit(
+    name: str, evidence: Sequence[Calibration], fractions: tuple[float, ...], scorers: Scorers
+) -> tuple[list[ExitPolicy], float]:
+    """A policy per seed, and the seconds that one takes; scorers that were fitted before are taken again."""
+    kind = find_method(name).scorer
+    policies, seconds = [], 0.0
+    for seed, frames in enumerate(evidence):
+        if (kind, seed) not in scorers:
+            begun = time.perf_counter()
+            scorer = fit_scorer(kind, frames, fractions, seed)
+            scorers[kind, seed] = scorer, time.perf_counter() - begun
+        scorer, taken = scorers[kind, seed]
+        begun = time.perf_counter()
+        policies.append(fit_policy(name, frames, fractions, seed=seed, scorer=scorer))
+        seconds += taken + time.perf_counter() - begun
+    return policies, seconds / len(evidence)
+
+
 def _judge(
     name: str,
     policies: Sequence[ExitPolicy],
@@ -239,7 +268,6 @@ def _judge(
     judged: Sequence[Floats],
     budgets: Sequence[float],
 ) -> MethodReport:
-    stream = trace.header.kind == "stream"
     costs = np.asarray(trace.header.costs.fractions)
     outcomes: dict[float, list[Outcome]] = {budget: [] for budget in budgets}
     frozen: dict[float, list[Outcome]] = {budget: [] for budget in budgets}
@@ -247,22 +275,21 @@ def _judge(
     reliability: list[list[tuple[float, float, float]]] = []
     for policy, (_, rows), quality in zip(policies, splits, judged, strict=True):
         scores = scores_of(policy.scorer, trace, rows)
+        starts = block_starts(
+            len(rows), trace.stream[rows] if trace.header.kind == "stream" else None
+        )
         for budget in budgets:
             fixed = np.asarray(policy.table.at(budget))
-            frozen[budget].append(
-                judge_thresholds(scores, fixed, quality, costs, budget, stream=stream)
-            )
+            frozen[budget].append(judge_thresholds(scores, fixed, quality, costs, budget, starts))
             thresholds = thresholds_within(policy.table, scores, budget)
             outcomes[budget].append(
-                judge_thresholds(scores, thresholds, quality, costs, budget, stream=stream)
+                judge_thresholds(scores, thresholds, quality, costs, budget, starts)
             )
         if policy is policies[0]:
             reliability = _reliability(scores, quality)
             for point, limits in policy.scorer.own_thresholds(len(costs)).items():
                 thresholds = np.array([*limits, -np.inf])
-                own[point] = judge_thresholds(
-                    scores, thresholds, quality, costs, None, stream=stream
-                )
+                own[point] = judge_thresholds(scores, thresholds, quality, costs, None, starts)
     made = policies[0].provenance
     parameters = sum(p.numel() for p in policies[0].scorer.parameters())
     return MethodReport(

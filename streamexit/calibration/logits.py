@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from streamexit.calibration.collect import read_outputs
-from streamexit.calibration.trace import Trace, TraceHeader, TraceWriter
+from streamexit.calibration.trace import Kind, Trace, TraceHeader, TraceWriter
 from streamexit.errors import DataError
 from streamexit.exits import CostTable
 from streamexit.models.network import StageOutput
@@ -23,14 +23,22 @@ from streamexit.tasks.classification import ClassificationTask
 ROWS = 1024
 
 
-def trace_logits(logits: Path, labels: Path | None, costs: Sequence[float], out: Path) -> Trace:
-    """Write a trace of independent frames.
+def trace_logits(
+    logits: Path,
+    labels: Path | None,
+    costs: Sequence[float],
+    out: Path,
+    *,
+    kind: Kind = "images",
+) -> Trace:
+    """Write a trace.
 
     Args:
         logits: A .npy, floats [N, K, C]; mapped, never loaded whole.
         labels: A .npy, whole numbers [N] below C; without it the last exit's answers stand in.
         costs: [K], rising; what leaving at each exit costs, in GFLOPs or as a share of the last.
         out: The .npz to write.
+        kind: See `TraceHeader`.
 
     Raises:
         DataError: The arrays cannot be read or do not fit each other.
@@ -44,7 +52,7 @@ def trace_logits(logits: Path, labels: Path | None, costs: Sequence[float], out:
     header = TraceHeader(
         pipeline=logits.stem,
         data=str(logits.name),
-        kind="images",
+        kind=kind,
         label_source="last exit" if truth is None else "truth",
         labels=task.labels,
         streams=(logits.stem,),

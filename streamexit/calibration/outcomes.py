@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamexit.calibration.trace import Trace
 from streamexit.scheduling.evidence import Floats
@@ -18,7 +22,10 @@ from streamexit.scheduling.thresholds import exits_taken
 STREAM_BLOCK = 50
 """Consecutive frames of a stream are alike, so intervals are drawn from blocks of them."""
 
-MOST_BLOCKS = 20_000
+FEW_BLOCKS = 20
+"""With fewer, a bootstrap interval is rough, and rather too narrow."""
+
+MOST_BLOCKS = 10_000
 RESAMPLES = 1000
 COST_TOLERANCE = 0.005
 
@@ -31,21 +38,49 @@ class Outcome:
         budget: Asked for, as a share of the full cost; None where the method has no budget.
         cost: Realised mean.
         accuracy: Mean quality.
-        interval: 95%, by bootstrap over blocks of frames.
         exit_shares: [K].
         on_target: Whether the cost is within half a per cent of the budget.
         frames: How many were judged.
-        blocks: Sum of quality per block of frames, for paired differences.
+        blocks: Sum of quality per block of frames.
+        sizes: Frames per block.
     """
 
     budget: float | None
     cost: float
     accuracy: float
-    interval: tuple[float, float]
     exit_shares: tuple[float, ...]
     on_target: bool
     frames: int
     blocks: Floats = field(repr=False)
+    sizes: Floats = field(repr=False)
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """95% of the accuracy, by bootstrap over blocks of frames."""
+        return interval(self.blocks, self.sizes)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of one method's accuracy to another's, at one budget, on the same frames.
+
+    Attributes:
+        gap: Mean over seeds.
+        low: Of the paired 95% interval over the frames that are judged; the spread between seeds is
+            not in it.
+        high: Likewise.
+        on_target: Whether both spent the budget; else they do not compare.
+    """
+
+    gap: float
+    low: float
+    high: float
+    on_target: bool
+
+    @property
+    def sure(self) -> bool:
+        """Whether both spent the same, and the interval leaves 0 out."""
+        return self.on_target and (self.low > 0 or self.high < 0)
 
 
 @dataclass
@@ -83,6 +118,7 @@ class Comparison:
 
     Attributes:
         trace: Of the acceptance frames.
+        calibration: The trace that was fitted on, where that was another one.
         acceptance_frames: How many each seed was judged on.
         calibration_frames: How many each seed was fitted on.
         seeds: How many.
@@ -96,6 +132,7 @@ class Comparison:
     """
 
     trace: Trace
+    calibration: Trace | None
     acceptance_frames: int
     calibration_frames: int
     seeds: int
@@ -106,6 +143,28 @@ class Comparison:
     exit_accuracy: tuple[float, ...]
     leaving: tuple[float, tuple[str, ...], Floats]
 
+    @property
+    def blocks(self) -> int:
+        """How many blocks of frames intervals are drawn from: fewest of all seeds."""
+        runs = next(iter(self.methods[0].outcomes.values()))
+        return min(len(run.blocks) for run in runs)
+
+
+def block_starts(count: int, stream: NDArray[np.integer[Any]] | None) -> NDArray[np.int64]:
+    """Where each block of frames begins.
+
+    Args:
+        count: N.
+        stream: [N], whose frame each is, each stream's frames in their order and together: they are
+            like their neighbours. None for independent pictures.
+    """
+    least = -(-count // MOST_BLOCKS)
+    if stream is None:
+        return np.arange(0, count, least)
+    borders = [0, *(np.flatnonzero(np.diff(stream)) + 1).tolist(), count]
+    size = max(STREAM_BLOCK, least)
+    return np.concatenate([np.arange(a, b, size) for a, b in pairwise(borders)])
+
 
 def judge_thresholds(
     scores: Floats,
@@ -113,8 +172,7 @@ def judge_thresholds(
     quality: Floats,
     costs: Floats,
     budget: float | None,
-    *,
-    stream: bool,
+    starts: NDArray[np.int64],
 ) -> Outcome:
     """What thresholds come to.
 
@@ -124,28 +182,26 @@ def judge_thresholds(
         quality: [N, K].
         costs: [K], as shares of the full cost.
         budget: See `Outcome`.
-        stream: Whether neighbouring frames are alike.
+        starts: See `block_starts`.
     """
     taken = exits_taken(scores, thresholds)
     reached = quality[np.arange(len(taken)), taken]
     cost = float(costs[taken].mean())
-    size = max(STREAM_BLOCK if stream else 1, -(-len(reached) // MOST_BLOCKS))
-    blocks = np.add.reduceat(reached, np.arange(0, len(reached), size))
     shares = np.bincount(taken, minlength=len(costs)) / len(taken)
     return Outcome(
         budget,
         cost,
         float(reached.mean()),
-        _interval(blocks * len(blocks) / len(reached)),
         tuple(shares.tolist()),
         budget is None or abs(cost - budget) <= COST_TOLERANCE * budget,
         len(taken),
-        blocks,
+        np.add.reduceat(reached, starts),
+        np.diff(starts, append=len(taken)).astype(float),
     )
 
 
-def difference(one: Sequence[Outcome], other: Sequence[Outcome]) -> tuple[float, float, float]:
-    """Accuracy of `one` minus `other` on the same frames, and its 95% interval (paired bootstrap).
+def difference(one: Sequence[Outcome], other: Sequence[Outcome]) -> Difference:
+    """Accuracy of `one` minus `other` on the same frames (paired bootstrap).
 
     Args:
         one: An outcome per seed.
@@ -153,13 +209,12 @@ def difference(one: Sequence[Outcome], other: Sequence[Outcome]) -> tuple[float,
     """
     parts = []
     for a, b in zip(one, other, strict=True):
-        gap = (a.blocks - b.blocks) * len(a.blocks) / a.frames
-        parts.append((a.accuracy - b.accuracy, *_interval(gap)))
-    mean, low, high = np.mean(parts, axis=0).tolist()
-    return mean, low, high
+        parts.append((a.accuracy - b.accuracy, *interval(a.blocks - b.blocks, a.sizes)))
+    gap, low, high = np.mean(parts, axis=0).tolist()
+    return Difference(gap, low, high, all(run.on_target for run in (*one, *other)))
 
 
-def differences(comparison: Comparison) -> dict[str, dict[float, tuple[float, float, float]]]:
+def differences(comparison: Comparison) -> dict[str, dict[float, Difference]]:
     """Every other method against the reference: name -> budget -> `difference`."""
     outcomes = {method.name: method.outcomes for method in comparison.methods}
     base = outcomes.pop(comparison.reference)
@@ -194,23 +249,33 @@ def oracle_accuracy(quality: Floats, costs: Floats, budget: float) -> float:
 def as_json(comparison: Comparison) -> dict[str, Any]:
     """The comparison as plain values."""
     header = comparison.trace.header
+    budget, groups, shares = comparison.leaving
     return {
         "trace": str(comparison.trace.path),
         "pipeline": header.pipeline,
         "data": header.data,
         "label_source": header.label_source,
+        "weights_sha256": header.provenance.get("weights_sha256"),
+        "calibration": None if comparison.calibration is None else str(comparison.calibration.path),
+        "streamexit": version("streamexit"),
         "fractions": list(header.costs.fractions),
         "acceptance_frames": comparison.acceptance_frames,
         "calibration_frames": comparison.calibration_frames,
         "seeds": comparison.seeds,
+        "blocks": comparison.blocks,
         "exit_accuracy": list(comparison.exit_accuracy),
         "full": comparison.full,
         "references": {f"{b:g}": values for b, values in comparison.references.items()},
         "methods": {method.name: _method_json(method) for method in comparison.methods},
         "reference": comparison.reference,
         "differences": {
-            name: {f"{budget:g}": list(found) for budget, found in by_budget.items()}
+            name: {f"{budget:g}": asdict(found) for budget, found in by_budget.items()}
             for name, by_budget in differences(comparison).items()
+        },
+        "leaving": {
+            "method": comparison.methods[0].name,
+            "budget": budget,
+            "exit_shares": dict(zip(groups, shares.tolist(), strict=True)),
         },
     }
 
@@ -227,22 +292,40 @@ def _method_json(method: MethodReport) -> dict[str, Any]:
             for budget, runs in method.outcomes.items()
         },
         "frozen": {
-            f"{budget:g}": [_outcome_json(run) for run in runs]
+            f"{budget:g}": [_frozen_json(run) for run in runs]
             for budget, runs in method.frozen.items()
         },
         "own_points": {name: _outcome_json(run) for name, run in method.own_points.items()},
+        "reliability": [
+            [dict(zip(("score", "quality", "share"), one, strict=True)) for one in bins]
+            for bins in method.reliability
+        ],
     }
 
 
 def _outcome_json(outcome: Outcome) -> dict[str, Any]:
+    return {**_frozen_json(outcome), "interval": list(outcome.interval)}
+
+
+def _frozen_json(outcome: Outcome) -> dict[str, Any]:
     content = asdict(outcome)
-    del content["blocks"]
+    del content["blocks"], content["sizes"]
     return content
 
 
-def _interval(blocks: Floats) -> tuple[float, float]:
-    """95% interval of the mean, by the percentile bootstrap."""
-    draw = np.random.default_rng(0)
-    means = [blocks[draw.integers(0, len(blocks), len(blocks))].mean() for _ in range(RESAMPLES)]
+def interval(sums: Floats, sizes: Floats) -> tuple[float, float]:
+    """95% interval of a mean over frames, by the percentile bootstrap over blocks of them.
+
+    A resample's mean is sum over size, so that short blocks count for what they hold. Blocks that are
+    alike are drawn together: with right and wrong answers few are not.
+
+    Args:
+        sums: Per block.
+        sizes: Frames per block.
+    """
+    alike, counts = np.unique(sums + 1j * sizes, return_counts=True)
+    chance = np.random.default_rng(0)
+    drawn = chance.multinomial(len(sums), counts / len(sums), RESAMPLES)
+    means = (drawn @ alike.real) / (drawn @ alike.imag)
     low, high = np.percentile(means, [2.5, 97.5]).tolist()
     return low, high

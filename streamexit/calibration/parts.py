@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from streamexit.errors import ConfigurationError, PipelineError
+from streamexit.errors import ConfigurationError, DataError, PipelineError
 from streamexit.models.pipeline import Pipeline
 from streamexit.preprocessing import Preprocessing
 from streamexit.training.datasets import Part, load_part
@@ -21,7 +21,7 @@ def load_part_of(pipeline: Pipeline, part: Part, root: Path | None) -> LabelledI
 
     Raises:
         PipelineError: The pipeline names no data set.
-        DataError: The data is not there.
+        DataError: The data is not there, or is not what the network was trained on.
         ConfigurationError: It is of another size.
     """
     spec = pipeline.calibration
@@ -37,6 +37,13 @@ def load_part_of(pipeline: Pipeline, part: Part, root: Path | None) -> LabelledI
         calibration_size=spec.calibration_size,
         preprocessing=pipeline.network.preprocessing,
     )
+    if spec.trained_on and pictures.trained_on not in (None, spec.trained_on):
+        raise DataError(
+            f"{root or spec.root}: holds other training pictures of {spec.dataset} than {pipeline.name} was "
+            f"trained on, so that those of the {part} part may be among them. Files were added, removed "
+            "or renamed, or the set lies there in another format, with another order; restore it, or "
+            f"delete {pipeline.folder / '.training'} and train anew"
+        )
     check_size(str(pipeline.folder), pipeline.network.preprocessing, pictures)
     return pictures
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +46,20 @@ def quantise_pipeline(folder: Path, *, data: Path | None, pictures: int) -> dict
     """
     pipeline = load_pipeline(folder)
     calibration = load_part_of(pipeline, "calibration", data)
-    few = np.linspace(0, len(calibration.labels) - 1, pictures).astype(int)
-    files = _write(pipeline, [calibration.images[i] for i in dict.fromkeys(few.tolist())])
     test = load_part_of(pipeline, "test", data)
-    before = figures_per_exit(pipeline, test, precision="float32")
-    report = {"test_figures_float32": before, "pictures": len(set(few.tolist()))}
-    register_quantised(folder, files, report)
-    after = figures_per_exit(load_pipeline(folder), test, precision="int8")
-    report["test_figures_int8"] = after
+    few = np.unique(np.linspace(0, len(calibration.labels) - 1, pictures).astype(int))
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{FOLDER}-") as place:
+        written = _write(pipeline, [calibration.images[i] for i in few], Path(place))
+        stages = tuple(file for file in written if file.suffix == ".xml")
+        report = {
+            "pictures": len(few),
+            "test_figures_float32": figures_per_exit(pipeline, test, precision="float32"),
+            "test_figures_int8": figures_per_exit(
+                replace(pipeline, quantised=stages), test, precision="int8"
+            ),
+        }
+        (folder / FOLDER).mkdir(exist_ok=True)
+        files = [file.replace(folder / FOLDER / file.name) for file in written]
     register_quantised(folder, files, report)
     return {"pipeline": pipeline.name, "files": [str(file) for file in files], **report}
 
@@ -76,8 +84,8 @@ def _count(tally: Any, task: Task, answer: Any, labels: NDArray[Any]) -> None:
         tally.add(task.prediction(answer, i), task.as_target(label))
 
 
-def _write(pipeline: Pipeline, pictures: Sequence[NDArray[np.uint8]]) -> list[Path]:
-    """Each stage quantised on what the quantised stages before it give."""
+def _write(pipeline: Pipeline, pictures: Sequence[NDArray[np.uint8]], folder: Path) -> list[Path]:
+    """Each stage quantised on what the quantised stages before it give, into `folder`."""
     nncf = _load_nncf()
     inputs: list[tuple[NDArray[Any], ...]] = [(picture[None],) for picture in pictures]
     files = []
@@ -89,8 +97,7 @@ def _write(pipeline: Pipeline, pictures: Sequence[NDArray[np.uint8]]) -> list[Pa
                 preset=nncf.QuantizationPreset.MIXED,
                 subset_size=len(inputs),
             )
-        file = pipeline.folder / FOLDER / f"stage{k}.xml"
-        file.parent.mkdir(exist_ok=True)
+        file = folder / f"stage{k}.xml"
         ov.save_model(quantised, file, compress_to_fp16=False)
         files += [file, file.with_suffix(".bin")]
         inputs = list(_features(quantised, inputs))

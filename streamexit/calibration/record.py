@@ -8,19 +8,18 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 
 from streamexit.calibration.collect import batch_size, read_exits
 from streamexit.calibration.parts import load_part_of
-from streamexit.calibration.trace import Trace, TraceHeader, TraceWriter
+from streamexit.calibration.trace import Kind, Trace, TraceHeader, TraceWriter
 from streamexit.errors import DataError, InputError
 from streamexit.metrics import DropReason
 from streamexit.models.pipeline import WEIGHTS, Pipeline, sha256
 from streamexit.sources.source import Picture, Source
-from streamexit.training.datasets import Part
+from streamexit.training.datasets import IN_TIME_ORDER, Part
 
 PARTS: tuple[Part, ...] = ("train", "calibration", "test")
 
@@ -34,12 +33,14 @@ class Recording:
         streams: Ids, in the order of `frames`' stream numbers.
         frames: Yields (stream number, picture) in stream order.
         data: What the user called it.
+        part: Of the pipeline's data set, if it is one.
     """
 
-    kind: Literal["images", "stream"]
+    kind: Kind
     streams: tuple[str, ...]
     frames: Iterator[tuple[int, Picture]]
     data: str
+    part: Part | None = None
 
 
 def record_trace(
@@ -80,6 +81,7 @@ def record_trace(
             "date": datetime.now(UTC).date().isoformat(),
             "device": device.type,
             "weights_sha256": sha256(pipeline.folder / WEIGHTS),
+            **({"part": recording.part} if recording.part else {}),
         },
     )
     size = batch_size(network.preprocessing)
@@ -100,17 +102,20 @@ def record_trace(
     return Trace.open(out)
 
 
-def record_part(pipeline: Pipeline, part: str, root: Path | None) -> Recording:
+def record_part(
+    pipeline: Pipeline, part: str, root: Path | None, *, kind: Kind | None = None
+) -> Recording:
     """A part of the data set that the pipeline was made from.
 
     Args:
         pipeline: Names its data set.
         part: One of `PARTS`.
         root: Folder with the data, instead of the one that the pipeline names.
+        kind: See `TraceHeader`; unless told, what is known of the data set.
 
     Raises:
         PipelineError: The pipeline names no data set.
-        DataError: The data is not there.
+        DataError: The data is not there, or is not what the network was trained on.
     """
     chosen = next(known for known in PARTS if known == part)
     pictures = load_part_of(pipeline, chosen, root)
@@ -119,13 +124,14 @@ def record_part(pipeline: Pipeline, part: str, root: Path | None) -> Recording:
     labels = pictures.labels.tolist() if pictures.labels.ndim == 1 else list(pictures.labels)
     rows = zip(pictures.images, labels, strict=True)
     frames = ((0, Picture(image, float(i), label)) for i, (image, label) in enumerate(rows))
-    return Recording("images", (f"{name}-{part}",), frames, f"{name} {part}")
+    kind = kind or ("stream" if name in IN_TIME_ORDER else "images")
+    return Recording(kind, (f"{name}-{part}",), frames, f"{name} {part}", chosen)
 
 
 def record_sources(
     sources: dict[str, Source],
     *,
-    kind: Literal["images", "stream"],
+    kind: Kind,
     data: str,
     on_drop: Callable[[DropReason], None],
 ) -> Recording:

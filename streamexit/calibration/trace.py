@@ -31,6 +31,7 @@ from streamexit.errors import DataError
 from streamexit.exits import CostTable
 from streamexit.scheduling.evidence import Calibration
 
+Kind = Literal["images", "stream"]
 SCHEMA = "streamexit.trace/1"
 _HEADER = "trace.json"
 _ZIP_LOCAL_HEADER = struct.Struct("<26xHH")
@@ -53,7 +54,7 @@ class TraceHeader:
 
     pipeline: str
     data: str
-    kind: Literal["images", "stream"]
+    kind: Kind
     label_source: Literal["truth", "last exit"]
     labels: tuple[str, ...]
     streams: tuple[str, ...]

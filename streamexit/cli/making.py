@@ -55,8 +55,8 @@ def fit(
     default: Annotated[
         str | None,
         typer.Option(
-            help="The policy that streams use unless told; else the best on held-out folds, or, with --policy, "
-            "the one that it is."
+            help="The policy that streams use unless told; else direct, or what is better on held-out folds by "
+            "more than chance; with --policy, the one that it is."
         ),
     ] = None,
     data: DataOption = None,
@@ -103,22 +103,25 @@ def _training_summary(report: dict[str, Any], folder: Path) -> Iterator[str | Ta
     )
     per_exit = report["test_figures_per_exit"]
     names = [name for name, value in per_exit[0].items() if isinstance(value, float)]
-    table = plain_table(">exit", *(f">{name.replace('_', ' ')}" for name in names))
-    for k, figures in enumerate(per_exit, 1):
-        table.add_row(str(k), *(f"{figures[name]:.2%}" for name in names))
+    words = (f">{name.replace('_', ' ')}" for name in names)
+    table = plain_table(">exit", *words, ">GFLOPs", ">share of full")
+    costs = report["gflops_per_exit"]
+    for k, (figures, cost) in enumerate(zip(per_exit, costs, strict=True), 1):
+        reached = (f"{figures[name]:.2%}" for name in names)
+        table.add_row(str(k), *reached, f"{cost:.3g}", f"{cost / costs[-1]:.1%}")
     yield table
     yield f"all figures are in {folder / 'training.json'}; next: streamexit fit {folder}"
 
 
 def _fitting_summary(report: dict[str, Any]) -> Iterator[str | Table]:
     yield f"{report['pipeline']}: policies fitted on {report['calibration_frames']} frames:"
-    table = plain_table("policy", ">held-out quality", ">budgets", "file")
-    for name, found in report.items():
-        if isinstance(found, dict):
-            mark = " (default)" if name == report["default"] else ""
-            quality, rows = f"{found['held_out_quality']:.2%}", str(found["table_rows"])
-            table.add_row(name + mark, quality, rows, found["file"])
+    table = plain_table("policy", ">held-out quality", ">budgets")
+    fitted = {name: found for name, found in report.items() if isinstance(found, dict)}
+    for name, found in fitted.items():
+        mark = " (default)" if name == report["default"] else ""
+        table.add_row(name + mark, f"{found['held_out_quality']:.2%}", str(found["table_rows"]))
     yield table
+    yield f"policies are in {Path(next(iter(fitted.values()))['file']).parent}"
     yield "held-out quality: mean over budgets and folds, on frames that the policy was not fitted on"
 
 
@@ -129,3 +132,4 @@ def _quantising_summary(report: dict[str, Any]) -> Iterator[str | Table]:
     for k, (before, after) in enumerate(pairs, 1):
         table.add_row(str(k), f"{before:.2%}", f"{after:.2%}")
     yield table
+    yield f"stages are in {Path(report['files'][0]).parent}; precision: int8 uses them"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,13 +11,15 @@ from streamexit.cli.formats import plain_table
 from streamexit.cli.making import DeviceOption, JsonOption
 
 if TYPE_CHECKING:
-    from streamexit.calibration.outcomes import Comparison, Outcome
+    from streamexit.calibration.outcomes import Comparison, Difference, Outcome
     from streamexit.calibration.record import Recording
     from streamexit.calibration.trace import Trace
     from streamexit.models.pipeline import Pipeline
 
 DEFAULT_BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 """Those that lie above the first exit's cost."""
+
+Kind = Literal["images", "stream"]
 
 
 def record(
@@ -33,6 +35,12 @@ def record(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The trace to write, an .npz.")],
     root: Annotated[Path | None, typer.Option("--data", help="Folder with the data set.")] = None,
+    kind: Annotated[
+        Kind | None,
+        typer.Option(
+            help="images: independent pictures; stream: neighbours are alike. Else by what DATA is."
+        ),
+    ] = None,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
@@ -44,18 +52,13 @@ def record(
 
     loaded = load_pipeline(find_pipeline(pipeline))
     dropped: list[str] = []
-    recording = _open(loaded, data, root, dropped)
-    trace = record_trace(
-        loaded,
-        recording,
-        out,
-        device=pick_device(device),
-    )
+    recording = _open(loaded, data, root, kind, dropped)
+    trace = record_trace(loaded, recording, out, device=pick_device(device))
     _report(trace, json, dropped=len(dropped))
 
 
 def _report(trace: Trace, json: bool, **more: int) -> None:
-    from streamexit.cli.app import print_json
+    from streamexit.cli.app import console, print_json
 
     report = {
         "trace": str(trace.path),
@@ -64,15 +67,22 @@ def _report(trace: Trace, json: bool, **more: int) -> None:
         "streams": list(trace.header.streams),
         "kind": trace.header.kind,
         "label_source": trace.header.label_source,
-        "accuracy_per_exit": [round(a, 4) for a in trace.quality.mean(0).tolist()],
-        "cost_per_exit": [round(f, 4) for f in trace.header.costs.fractions],
         "bytes": trace.path.stat().st_size,
     }
+    accuracy, cost = trace.quality.mean(0).tolist(), trace.header.costs.fractions
     if json:
-        print_json(report)
+        per_exit = {
+            "accuracy_per_exit": [round(a, 4) for a in accuracy],
+            "cost_per_exit": [round(f, 4) for f in cost],
+        }
+        print_json({**report, **per_exit})
         return
     for key, value in report.items():
-        typer.echo(f"{key}: {value}")
+        typer.echo(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
+    table = plain_table(">exit", ">accuracy", ">share of cost")
+    for k, (a, f) in enumerate(zip(accuracy, cost, strict=True), 1):
+        table.add_row(str(k), f"{a:.2%}", f"{f:.1%}")
+    console.print(table)
 
 
 def import_logits(
@@ -87,29 +97,39 @@ def import_logits(
     labels: Annotated[
         Path | None, typer.Option(help="A .npy of a class per frame; else the last exit is right.")
     ] = None,
+    kind: Annotated[
+        Kind, typer.Option(help="images: independent rows; stream: neighbours are alike.")
+    ] = "images",
     json: JsonOption = False,
 ) -> None:
     """Make a trace of logits that some other program has written, to compare policies on it."""
     from streamexit.calibration.logits import trace_logits
 
-    _report(trace_logits(logits, labels, _numbers(costs, "--costs"), out), json)
+    shares = _numbers(costs, "--costs")
+    _report(trace_logits(logits, labels, shares, out, kind=kind), json)
 
 
-def _open(pipeline: Pipeline, data: list[str], root: Path | None, dropped: list[str]) -> Recording:
+def _open(
+    pipeline: Pipeline,
+    data: list[str],
+    root: Path | None,
+    kind: Kind | None,
+    dropped: list[str],
+) -> Recording:
     from streamexit.calibration.record import PARTS, record_part, record_sources
     from streamexit.errors import InputError
     from streamexit.playback import stream_ids
     from streamexit.sources.opening import open_source
 
     if len(data) == 1 and data[0] in PARTS:
-        return record_part(pipeline, data[0], root)
+        return record_part(pipeline, data[0], root, kind=kind)
     if root is not None:
         raise InputError(f"--data: belongs to {', '.join(PARTS)}; {data[0]!r} is none of them")
     preprocessing = pipeline.network.preprocessing
     opened = [open_source(d, preprocessing=preprocessing, labels=pipeline.labels) for d in data]
     return record_sources(
         dict(zip(stream_ids(data), opened, strict=True)),
-        kind="images" if all(d.startswith("images:") for d in data) else "stream",
+        kind=kind or ("images" if all(d.startswith("images:") for d in data) else "stream"),
         data=", ".join(data),
         on_drop=dropped.append,
     )
@@ -190,6 +210,7 @@ def _numbers(text: str, option: str) -> list[float]:
 
 
 def _show(comparison: Comparison) -> None:
+    from streamexit.calibration.outcomes import FEW_BLOCKS
     from streamexit.cli.app import console
 
     header = comparison.trace.header
@@ -221,6 +242,11 @@ def _show(comparison: Comparison) -> None:
         "+-: half the 95% interval; *: cost not within 0.5% of the budget (the method's scores "
         "have too few values)"
     )
+    if comparison.blocks < FEW_BLOCKS:
+        console.print(
+            f"only {comparison.blocks} blocks of frames to draw intervals from: they are rough, and rather "
+            "too narrow; judge on more"
+        )
     for method in comparison.methods:
         for name, point in method.own_points.items():
             console.print(
@@ -239,14 +265,18 @@ def _show_differences(comparison: Comparison) -> None:
     console.print(f"difference to {comparison.reference}, in points, on the same frames:")
     table = plain_table("method", *(f">{b:.0%}" for b in comparison.references))
     for name, by_budget in gaps.items():
-        table.add_row(name, *(_gap(*gap) for gap in by_budget.values()))
+        table.add_row(name, *(_gap(gap) for gap in by_budget.values()))
     console.print(table)
-    console.print("bold: the 95% interval of the paired difference leaves 0 out")
+    console.print(
+        "+-: half the paired 95% interval over frames (seeds are not in it); !: it leaves 0 out; "
+        "*: one of the two missed the cost, so they do not compare"
+    )
 
 
-def _gap(mean: float, low: float, high: float) -> str:
-    text = f"{100 * mean:+.2f}+-{50 * (high - low):.2f}"
-    return f"[bold]{text}[/bold]" if low > 0 or high < 0 else text
+def _gap(found: Difference) -> str:
+    mark = "!" if found.sure else "" if found.on_target else "*"
+    text = f"{100 * found.gap:+.2f}+-{50 * (found.high - found.low):.2f}{mark}"
+    return f"[bold]{text}[/bold]" if found.sure else text
 
 
 def _cell(runs: list[Outcome]) -> str:

@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from streamexit.documents import did_you_mean, load_document
 from streamexit.errors import PipelineError
@@ -36,11 +36,13 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 PositiveFinite = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class Strict(BaseModel):
+    """Knows its keys, and stays as it was read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class PreprocessingSection(_Strict):
+class PreprocessingSection(Strict):
     """See `Preprocessing`."""
 
     width: int = Field(gt=0)
@@ -54,36 +56,38 @@ class PreprocessingSection(_Strict):
         return Preprocessing(**self.model_dump())
 
 
-class FileReference(_Strict):
+class FileReference(Strict):
     """A file of the folder."""
 
     file: str = Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class CostSection(_Strict):
+class CostSection(Strict):
     """See `CostTable`."""
 
     unit: Literal["gflops"]
     per_exit: list[float]
 
 
-class CalibrationSection(_Strict):
+class CalibrationSection(Strict):
     """Which pictures the scheduler may be fitted on: a part that training left out."""
 
     dataset: str
     root: str
     calibration_size: int | None = Field(default=None, gt=0)
+    trained_on: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")
+    """Digest of the training part, so that other pictures are noticed; see `LabelledImages.digest`."""
 
 
-class QuantisedSection(_Strict):
+class QuantisedSection(Strict):
     """Stages in 8-bit integers, and what came out when they were judged."""
 
     files: list[FileReference]
     report: dict[str, Any]
 
 
-class PipelineFile(_Strict):
+class PipelineFile(Strict):
     """What `pipeline.yaml` says."""
 
     format: Literal["streamexit.pipeline/1"] = Field(alias="schema")
@@ -209,11 +213,13 @@ def save_pipeline(
         network: In eval mode; its weights are kept, its costs counted.
         labels: Class names in index order.
         calibration: Which pictures `fit` takes: {"dataset": ..., "root": ...}; see a recipe's `data`.
+
+    Raises:
+        PipelineError: `load_pipeline` would refuse it; nothing is written.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-    save_file(state, folder / WEIGHTS)
+    weights = save(state)
     p = network.preprocessing
     content = {
         "schema": "streamexit.pipeline/1",
@@ -229,10 +235,13 @@ def save_pipeline(
         },
         "labels": list(labels),
         "costs": {"unit": "gflops", "per_exit": [round(c, 9) for c in gflops_per_exit(network)]},
-        "weights": {"file": WEIGHTS, "sha256": sha256(folder / WEIGHTS)},
+        "weights": {"file": WEIGHTS, "sha256": hashlib.sha256(weights).hexdigest()},
         "calibration": calibration,
         "policies": {},
     }
+    _check_content(content, network)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / WEIGHTS).write_bytes(weights)
     _write(folder, content)
 
 
@@ -259,6 +268,20 @@ def register_quantised(folder: Path, files: Sequence[Path], report: dict[str, An
 def sha256(path: Path) -> str:
     """Hex digest of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _check_content(content: dict[str, Any], network: MultiExitNetwork) -> None:
+    try:
+        spec = PipelineFile.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where, value = ".".join(map(str, first["loc"])), first["input"]
+        raise PipelineError(f"{where}: {value!r}: {first['msg']}") from error
+    build_task(spec.task, spec.labels, network.preprocessing)
+    try:
+        check_classes(network, len(spec.labels))
+    except PipelineError as error:
+        raise PipelineError(f"labels: {error}") from error
 
 
 def _write(folder: Path, content: dict[str, Any]) -> None:
@@ -308,7 +331,8 @@ def check_classes(network: MultiExitNetwork, count: int) -> None:
     p = network.preprocessing
     with torch.inference_mode():
         network.eval()
-        outputs = network(torch.zeros(1, p.height, p.width, 3, dtype=torch.uint8))
+        where = network.normalise.scale.device
+        outputs = network(torch.zeros(1, p.height, p.width, 3, dtype=torch.uint8, device=where))
     classes = outputs[-1].logits.shape[1]
     if classes != count:
         raise PipelineError(f"{count} labels, but the network has {classes} classes")

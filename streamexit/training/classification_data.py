@@ -33,7 +33,8 @@ def load_cifar100(root: Path, test: bool) -> LabelledImages:
     """CIFAR-100, its 100 fine classes, from sprite sheets or torchvision's own folder.
 
     The sheets of `cifar100_{train,test}_lossy.zip` are JPEGs: what is reached on them is not quite
-    comparable with what others reach on the original pictures.
+    comparable with what others reach on the original pictures. Their order is another than that of
+    torchvision's folder, so one's calibration part holds training pictures of the other.
     """
     archive = root / f"cifar100_{'test' if test else 'train'}_lossy.zip"
     return _load_cifar(archive, "CIFAR100", "cifar-100-python", test=test)
@@ -93,7 +94,8 @@ def load_imagenet(root: Path, test: bool, *, size: int = IMAGENET_SIZE) -> Label
     convert = InputConverter(Preprocessing(size, size, (0, 0, 0), (1, 1, 1), fit="crop"))
     decoded = (decode_picture(part / name, convert) for name, _ in listing)
     images = map_decoded(cache, (len(listing), size, size, 3), decoded)
-    return LabelledImages(images, np.asarray([k for _, k in listing], np.int64), classes)
+    names, labels = zip(*listing, strict=True)
+    return LabelledImages(images, np.asarray(labels, np.int64), classes, names)
 
 
 def _class_folders(root: Path) -> tuple[str, ...]:

@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamexit.errors import DataError
 from streamexit.preprocessing import Preprocessing
@@ -35,6 +37,9 @@ OF_ANY_SIZE: dict[str, Callable[[Path, bool, Preprocessing], LabelledImages]] = 
     "folder": load_folder
 }
 """Name -> loader of (root, whether the test set is meant, what the network wants)."""
+
+IN_TIME_ORDER = ("camvid",)
+"""Sets whose pictures are frames of recordings, each like the one before it."""
 
 DATASETS = (*WITHOUT_CALIBRATION, *IN_THREE_PARTS, *OF_ANY_SIZE)
 
@@ -69,7 +74,8 @@ def load_part(
                 f"data.calibration_size: {calibration_size} cannot be cut from {name}, which has a "
                 "part for calibration; leave the field out"
             )
-        return IN_THREE_PARTS[name](root, part)
+        pictures = IN_THREE_PARTS[name](root, part)
+        return replace(pictures, trained_on=pictures.digest() if part == "train" else None)
     if name in OF_ANY_SIZE:
         assert preprocessing, name
         everything = OF_ANY_SIZE[name](root, part == "test", preprocessing)
@@ -89,8 +95,10 @@ def _cut(
             f"calibration_size: {calibration_size} must lie between 1 and "
             f"{len(everything.labels) - 1}, one less than the pictures of {name}"
         )
-    if isinstance(everything.images, np.memmap):
-        first, rest = slice(size), slice(size, None)
-        return everything.subset(first if part == "calibration" else rest)
-    order = fixed_order(len(everything.labels))
-    return everything.subset(np.sort(order[:size] if part == "calibration" else order[size:]))
+    first: NDArray[np.int64] | slice = slice(size)
+    rest: NDArray[np.int64] | slice = slice(size, None)
+    if not isinstance(everything.images, np.memmap):
+        order = fixed_order(len(everything.labels))
+        first, rest = np.sort(order[:size]), np.sort(order[size:])
+    chosen = everything.subset(first if part == "calibration" else rest)
+    return replace(chosen, trained_on=everything.digest(rest))

@@ -12,7 +12,7 @@ from streamexit.errors import DataError
 from streamexit.preprocessing import InputConverter, Preprocessing
 from streamexit.training.classification_data import decode_picture
 from streamexit.training.decoded import cache_file, map_decoded
-from streamexit.training.labelled import LabelledImages, fixed_order
+from streamexit.training.labelled import LabelledImages
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 TEST_SHARE = 0.2
@@ -20,9 +20,10 @@ TEST_SHARE = 0.2
 
 
 def load_folder(root: Path, test: bool, preprocessing: Preprocessing) -> LabelledImages:
-    """`{train,test}/<class>/*.jpg`, or `<class>/*.jpg`, of which a fifth is the test part.
+    """`{train,test}/<class>/*.jpg`, or `<class>/*.jpg`, of which about a fifth is the test part.
 
-    The division is fixed: it depends on the files' names alone. Pictures are brought to the network's
+    A picture's place depends on its own name alone, so that it stays in its part when others come and
+    go; calibration is cut from the front of the training part (see `load_part`). Pictures are brought to the network's
     input size once, into a file in the cache folder, and mapped into memory from there.
 
     Args:
@@ -43,10 +44,9 @@ def load_folder(root: Path, test: bool, preprocessing: Preprocessing) -> Labelle
             f"data.root: {root}: train/ and test/ differ in the class {min(different)!r}"
         )
     listing = [(f"{c}/{file.name}", k) for k, c in enumerate(classes) for file in _files(place / c)]
-    listing = [listing[i] for i in fixed_order(len(listing))]
+    listing.sort(key=lambda one: _place(one[0]))
     if not divided:
-        cut = round(TEST_SHARE * len(listing))
-        listing = listing[:cut] if test else listing[cut:]
+        listing = [one for one in listing if (_place(one[0]) < TEST_SHARE) == test]
     names, labels = [name for name, _ in listing], [k for _, k in listing]
     if missing := {*range(len(classes))} - {*labels}:
         part = "test" if test else "training"
@@ -60,7 +60,12 @@ def load_folder(root: Path, test: bool, preprocessing: Preprocessing) -> Labelle
     convert = InputConverter(preprocessing)
     decoded = (decode_picture(place / name, convert) for name in names)
     images = map_decoded(cache, (len(names), p.height, p.width, 3), decoded)
-    return LabelledImages(images, np.asarray(labels, np.int64), classes)
+    return LabelledImages(images, np.asarray(labels, np.int64), classes, tuple(names))
+
+
+def _place(name: str) -> float:
+    """Between 0 and 1, as if drawn, and always the same for a name."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
 
 
 def _classes(folder: Path) -> tuple[str, ...]:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, model_validator
 
-from streamexit.models.pipeline import PreprocessingSection
+from streamexit.models.pipeline import PreprocessingSection, Strict
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Data(_Strict):
+class Data(Strict):
     """Which pictures, and how many of them are kept away from training."""
 
     dataset: str
@@ -25,7 +21,7 @@ class Data(_Strict):
     """Training pictures that are set aside; none where the data set has a part for that."""
 
 
-class Optimiser(_Strict):
+class Optimiser(Strict):
     """SGD with Nesterov momentum, or AdamW, under linear warm-up and cosine decay."""
 
     kind: Literal["sgd", "adamw"] = "sgd"
@@ -36,9 +32,22 @@ class Optimiser(_Strict):
     """Left out: five, or a fifth of the epochs where these are fewer than 25."""
     momentum: Fraction = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    average_decay: Fraction | None = None
+    average_decay: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Of the exponential moving average of the weights; the average is what ships. Left out: 0.999, or less where
     that would reach back over more than a tenth of the steps."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.warmup >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs: {self.warmup:g} must be fewer than epochs, {self.epochs}; leave it out "
+                "for a fifth of them"
+            )
+        if self.kind == "adamw" and "momentum" in self.model_fields_set:
+            raise ValueError(
+                f"momentum: {self.momentum:g} is not for kind: adamw, which has its own; leave it out"
+            )
+        return self
 
     @property
     def warmup(self) -> float:
@@ -54,7 +63,7 @@ class Optimiser(_Strict):
         )
 
 
-class JointLoss(_Strict):
+class JointLoss(Strict):
     """All exits learn from the labels at once; see `losses.multi_exit_loss`."""
 
     kind: Literal["joint"] = "joint"
@@ -63,7 +72,7 @@ class JointLoss(_Strict):
     """With "rare", classes count the more, the rarer they are; see `losses.class_weights`."""
 
 
-class CostAwareLoss(_Strict):
+class CostAwareLoss(Strict):
     """EENets' losses, for networks with confidence branches; see `losses.cost_aware_loss`."""
 
     kind: Literal["cost_aware"]
@@ -73,7 +82,7 @@ class CostAwareLoss(_Strict):
     """How many epochs of v0 come first (the paper's two-stage training)."""
 
 
-class Distillation(_Strict):
+class Distillation(Strict):
     """Early exits learn from the last one."""
 
     weight: Fraction = 0.5
@@ -82,14 +91,14 @@ class Distillation(_Strict):
     """Share of the epochs after which the last exit is worth learning from."""
 
 
-class CropAndFlip(_Strict):
+class CropAndFlip(Strict):
     """Random shifts and mirror images; see `augment.crop_and_flip`."""
 
     kind: Literal["crop_and_flip"] = "crop_and_flip"
     padding: Annotated[int, Field(ge=0)] = 4
 
 
-class Scenes(_Strict):
+class Scenes(Strict):
     """Random scales, crops, mirror images and colours; see `augment.change_scene`."""
 
     kind: Literal["scenes"]
@@ -99,7 +108,7 @@ class Scenes(_Strict):
     """How far brightness, contrast and saturation may move, as a share."""
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """A whole training run."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -119,3 +128,11 @@ class Recipe(_Strict):
     augmentation: CropAndFlip | Scenes = CropAndFlip()
     precision: Literal["float32", "bfloat16"] = "bfloat16"
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _loss_is_whole(self) -> Self:
+        if isinstance(self.loss, CostAwareLoss) and "distillation" in self.model_fields_set:
+            raise ValueError(
+                "distillation: has no place in loss.kind: cost_aware; leave one of the two out"
+            )
+        return self

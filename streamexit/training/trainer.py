@@ -1,7 +1,7 @@
 """The training loop: joint multi-exit loss, mixed precision, averaged weights, resumable.
 
-With the same recipe, data, device and thread count, two runs give the same weights: all randomness
-comes from generators seeded by (seed, epoch), so that a resumed run goes on as if never stopped.
+With the same recipe, data, device and thread count, two runs give the same weights: all randomness,
+that of dropout too, is seeded by (seed, epoch), so that a resumed run goes on as if never stopped.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ class Trainer:
         on_epoch: Called after each epoch.
 
     Raises:
-        ConfigurationError: From `run`: the checkpoint was made by another recipe.
+        ConfigurationError: From `run`: the checkpoint is of another recipe or other pictures, or the
+            loss is no number any more.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class Trainer:
         self._network = network.to(device).to(memory_format=torch.channels_last)
         self._images = torch.from_numpy(data.images).to(device)
         self._labels = torch.from_numpy(data.labels).to(device)
+        self._trained_on = data.digest()
         self._task = task
         self._recipe = recipe
         self._augment = build_augmentation(recipe.augmentation)
@@ -117,6 +119,12 @@ class Trainer:
         for epoch in range(first, epochs):
             begun = time.monotonic()
             loss, accuracy = self._run_epoch(epoch)
+            if not math.isfinite(loss):
+                raise ConfigurationError(
+                    f"optimiser.peak_learning_rate: {self._recipe.optimiser.peak_learning_rate:g}: the "
+                    f"loss of epoch {epoch + 1} is {loss}; write a smaller one, delete "
+                    f"{self._checkpoint} and train again"
+                )
             self._save(epoch + 1)
             now = time.monotonic()
             mean = (now - started) / (epoch + 1 - first)
@@ -148,6 +156,7 @@ class Trainer:
     def _run_epoch(self, epoch: int) -> tuple[float, tuple[float, ...]]:
         recipe = self._recipe
         generator = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
+        torch.manual_seed(recipe.seed * 100_003 + epoch)  # of dropout and the like, in the network
         order = torch.randperm(len(self._labels), generator=generator).to(self._device)
         batches = torch.split(order, recipe.optimiser.batch_size)
         total_loss = torch.zeros((), device=self._device)
@@ -244,7 +253,8 @@ class Trainer:
         self._checkpoint.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self._checkpoint.with_suffix(".partial")
         state = {
-            "recipe": self._recipe.model_dump_json(),
+            "recipe": self._recipe.model_dump_json(exclude_unset=True),
+            "trained_on": self._trained_on,
             "epochs_done": epochs_done,
             "network": self._network.state_dict(),
             "average": self._average.state_dict(),
@@ -262,6 +272,11 @@ class Trainer:
             raise ConfigurationError(
                 f"{self._checkpoint}: belongs to another recipe, or to another number of epochs; restore those to go on, or "
                 "delete the checkpoint to start anew"
+            )
+        if state.get("trained_on") != self._trained_on:
+            raise ConfigurationError(
+                f"{self._checkpoint}: was trained on other pictures than there are now (files added, removed "
+                "or renamed); restore those to go on, or delete the checkpoint to start anew"
             )
         self._network.load_state_dict(state["network"])
         self._average.load_state_dict(state["average"])

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -9,8 +11,9 @@ from xml.etree import ElementTree
 import pytest
 from typer.testing import CliRunner, Result
 
+from streamexit.calibration.trace import Trace
 from streamexit.cli.commands import app
-from streamexit.models.pipeline import load_pipeline
+from streamexit.models.pipeline import WEIGHTS, load_pipeline, sha256
 from tests.end_to_end.test_command_line import streamexit
 
 BUDGETS = ("--budgets", "0.5,0.7,0.9")
@@ -57,12 +60,50 @@ def test_record_reports_what_it_wrote(
 
 
 def test_record_for_people(toy_pipeline: Path, tmp_path: Path) -> None:
-    """Without --json each value comes on a line of its own."""
+    """Without --json each value comes on a line of its own, then a table with a row per exit."""
     out = tmp_path / "deep" / "t.npz"
     done = streamexit("record", toy_pipeline, "synthetic:frames=20", "-o", out)
     assert done.returncode == 0, done.stderr
-    assert "frames: 20" in done.stdout.splitlines()
+    lines = done.stdout.splitlines()
+    assert "frames: 20" in lines
+    assert "kind: stream" in lines
+    assert lines[-4].split() == ["exit", "accuracy", "share", "of", "cost"]
+    assert [line.split()[0] for line in lines[-3:]] == ["1", "2", "3"]
+    assert "[" not in done.stdout
     assert out.is_file()
+
+
+@pytest.mark.parametrize("kind", ["images", "stream"])
+def test_record_takes_our_word_for_what_it_is(
+    toy_pipeline: Path, tmp_path: Path, kind: str
+) -> None:
+    """Whether neighbours are alike is said by --kind, whatever the source."""
+    out = tmp_path / "t.npz"
+    arguments = ["synthetic:frames=20", "--kind", kind, "-o", str(out)]
+    assert CliRunner().invoke(app, ["record", str(toy_pipeline), *arguments]).exit_code == 0
+    assert Trace.open(out).header.kind == kind
+
+
+def test_compare_says_of_what_it_is(
+    traces: tuple[list[Path], list[dict[str, Any]]], toy_pipeline: Path
+) -> None:
+    """In JSON: the traces, the weights, the version; who leaves where, and what scores are worth."""
+    judge, fit = map(str, traces[0])
+    done = CliRunner().invoke(
+        app,
+        ["compare", judge, "--calibration", fit, "--methods", "msdnet", *BUDGETS, "--json"],
+    )
+    assert done.exit_code == 0, done.stderr
+    (found,) = json.loads(done.stdout)["comparisons"]
+    assert (found["trace"], found["calibration"]) == (judge, fit)
+    assert found["weights_sha256"] == sha256(toy_pipeline / WEIGHTS)
+    assert found["streamexit"] == version("streamexit")
+    assert found["blocks"] == 12
+    assert found["leaving"]["method"] == "msdnet"
+    for shares in found["leaving"]["exit_shares"].values():
+        assert sum(shares) == pytest.approx(1)
+    for exit_bins in found["methods"]["msdnet"]["reliability"]:
+        assert sum(one["share"] for one in exit_bins) == pytest.approx(1)
 
 
 def test_compare_as_json(traces: tuple[list[Path], list[dict[str, Any]]]) -> None:
@@ -89,11 +130,13 @@ def test_compare_as_json(traces: tuple[list[Path], list[dict[str, Any]]]) -> Non
         assert comparison["reference"] == "msdnet"
         assert list(comparison["differences"]) == ["direct", "certainty+search"]
         for name, by_budget in comparison["differences"].items():
-            for budget, (mean, low, high) in by_budget.items():
+            for budget, found in by_budget.items():
                 ours, base = (comparison["methods"][n]["budgets"][budget] for n in (name, "msdnet"))
                 gaps = [a["accuracy"] - b["accuracy"] for a, b in zip(ours, base, strict=True)]
-                assert mean == pytest.approx(sum(gaps) / 2)
-                assert low <= mean <= high
+                assert found["gap"] == pytest.approx(sum(gaps) / 2)
+                assert found["low"] <= found["gap"] <= found["high"]
+                assert found["on_target"]
+        assert comparison["calibration"] is None
     assert "msdnet ..." in done.stderr
 
 
@@ -112,6 +155,9 @@ def test_compare_for_people(traces: tuple[list[Path], list[dict[str, Any]]]) -> 
     _, heading, differences = done.stdout.partition("difference to msdnet, in points")
     assert heading
     assert [line.split()[0] for line in differences.splitlines()[2:3]] == ["pabee-counter"]
+    assert "only 12 blocks of frames to draw" in done.stdout
+    for cell in differences.splitlines()[2].split()[1:]:
+        assert re.fullmatch(r"[+-]\d+\.\d\d\+-\d+\.\d\d[!*]?", cell)
 
 
 def test_compare_draws(traces: tuple[list[Path], list[dict[str, Any]]], tmp_path: Path) -> None:

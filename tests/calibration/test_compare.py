@@ -1,20 +1,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from streamexit.calibration.compare import compare
-from streamexit.calibration.outcomes import Comparison, difference, differences, oracle_accuracy
+from streamexit.calibration.compare import RELIABILITY_BINS, compare
+from streamexit.calibration.outcomes import (
+    Comparison,
+    Difference,
+    Outcome,
+    block_starts,
+    difference,
+    differences,
+    judge_thresholds,
+    oracle_accuracy,
+)
 from streamexit.calibration.record import record_sources, record_trace
 from streamexit.calibration.trace import Trace, TraceHeader, TraceWriter
 from streamexit.errors import BudgetError, DataError, InputError, PipelineError
 from streamexit.exits import CostTable
 from streamexit.models.pipeline import load_pipeline
-from streamexit.scheduling.evidence import Calibration
+from streamexit.scheduling.evidence import Calibration, Floats
 from streamexit.sources.source import Picture, Source
 from streamexit.testing import ListSource, toy_pictures
 from tests.scheduling.samples import synthetic
@@ -32,9 +42,11 @@ def write(
     costs: CostTable = COSTS,
     branch: bool = True,
     only: int | None = None,
+    provenance: dict[str, str] | None = None,
+    skills: tuple[float, ...] = (1.0, 2.0, 4.0),
 ) -> Trace:
     """A synthetic trace: of streams, two, recorded one after the other."""
-    evidence, labels = synthetic(frames, seed=seed)
+    evidence, labels = synthetic(frames, skills=skills, seed=seed)
     if not branch:
         evidence = Calibration(evidence.distribution, evidence.confidence, evidence.quality)
     stream = (np.arange(frames) >= frames // 3).astype(np.int64)
@@ -46,6 +58,7 @@ def write(
         ("a", "b", "c", "d"),
         ("one", "two"),
         costs,
+        provenance or {},
     )
     with TraceWriter(path, header) as writer:
         writer.append(
@@ -191,6 +204,36 @@ def test_references_at_the_ends_are_the_first_and_the_last_exit(images: Trace) -
     assert comparison.references[1.0]["oracle"] >= comparison.full
 
 
+def test_reliability_is_of_scores_in_bins(images: Trace) -> None:
+    """Scores of a bin lie in it; what the bins reach comes together to what the exit reaches."""
+    comparison = run(images, ["msdnet"], [0.5])
+    for k, bins in enumerate(comparison.methods[0].reliability):
+        places = [int(score * RELIABILITY_BINS) for score, _, _ in bins]
+        assert places == sorted(set(places))
+        assert sum(share for _, _, share in bins) == pytest.approx(1)
+        mean = sum(quality * share for _, quality, share in bins)
+        assert mean == pytest.approx(comparison.exit_accuracy[k])
+
+
+def test_random_is_exits_without_a_look(images: Trace) -> None:
+    """Between the first and the last exit it is a mixture of what they say, below every policy here."""
+    comparison = run(images, ["direct"], [0.4, 0.6])
+    for budget, found in comparison.references.items():
+        assert found["random"] < max(comparison.exit_accuracy) - 0.01
+        assert found["random"] < comparison.methods[0].outcomes[budget][0].accuracy
+
+
+def test_frozen_thresholds_miss_the_budget_where_scores_have_moved(
+    images: Trace, tmp_path: Path
+) -> None:
+    """On frames that the network is less sure of, calibration's thresholds spend more; hindsight does not."""
+    hazy = write(tmp_path / "hazy.npz", seed=4, skills=(0.3, 1.0, 3.0))
+    (report,) = run(hazy, ["msdnet"], [0.5], calibration=images).methods
+    assert report.outcomes[0.5][0].on_target
+    assert not report.frozen[0.5][0].on_target
+    assert report.frozen[0.5][0].cost > 0.55
+
+
 def test_which_frames_leave_where_adds_up(images: Trace, streams: Trace) -> None:
     """Per class, or per twentieth of the time, exit shares sum to one."""
     for trace, names in ((images, ("a", "b", "c", "d")), (streams, ("0%", "5%"))):
@@ -242,12 +285,91 @@ def test_difference(images: Trace) -> None:
     """A method differs from itself by nothing; from another by the difference of accuracies."""
     comparison = run(images, ("direct", "pabee"), [0.6], seeds=2)
     one, other = (method.outcomes[0.6] for method in comparison.methods)
-    assert difference(one, one) == (0, 0, 0)
-    mean, low, high = difference(one, other)
+    assert difference(one, one) == Difference(0, 0, 0, on_target=True)
+    found, turned = difference(one, other), difference(other, one)
     gaps = [a.accuracy - b.accuracy for a, b in zip(one, other, strict=True)]
-    assert mean == pytest.approx(np.mean(gaps))
-    assert low < mean < high
-    assert difference(other, one) == pytest.approx((-mean, -high, -low), abs=0.005)
+    assert found.gap == pytest.approx(np.mean(gaps))
+    assert found.low < found.gap < found.high
+    assert (turned.gap, turned.low, turned.high) == pytest.approx(
+        (-found.gap, -found.high, -found.low), abs=0.005
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "on_target", "sure"),
+    [
+        (0.1, 0.3, True, True),
+        (-0.3, -0.1, True, True),
+        (-0.1, 0.3, True, False),
+        (0.1, 0.3, False, False),
+    ],
+)
+def test_a_difference_is_sure_at_equal_cost_only(
+    low: float, high: float, on_target: bool, sure: bool
+) -> None:
+    """An interval that leaves 0 out says nothing of methods that have not spent the same."""
+    assert Difference((low + high) / 2, low, high, on_target).sure is sure
+
+
+def test_difference_of_methods_that_missed_the_cost(images: Trace) -> None:
+    """One outcome off its budget, on either side, and the two do not compare."""
+    comparison = run(images, ("direct", "pabee"), [0.6])
+    one, other = (method.outcomes[0.6] for method in comparison.methods)
+    missed = [replace(outcome, on_target=False) for outcome in other]
+    assert difference(one, other).on_target
+    assert not difference(one, missed).on_target
+    assert not difference(missed, one).on_target
+
+
+def judged(quality: Floats, *streams: int) -> Outcome:
+    """What one exit reaches on streams of so many frames, or on independent pictures."""
+    stream = np.repeat(np.arange(len(streams)), streams) if streams else None
+    return judge_thresholds(
+        np.ones((len(quality), 1)),
+        np.array([-np.inf]),
+        quality[:, None],
+        np.ones(1),
+        None,
+        block_starts(len(quality), stream),
+    )
+
+
+def test_blocks_hold_what_they_hold() -> None:
+    """A short last block weighs what its frames weigh; all right is all right, surely."""
+    outcome = judged(np.ones(260), 260)
+    assert outcome.sizes.tolist() == [50, 50, 50, 50, 50, 10]
+    assert outcome.blocks.tolist() == outcome.sizes.tolist()
+    assert outcome.interval == (1, 1)
+
+
+def test_no_block_runs_from_one_stream_into_the_next() -> None:
+    """Each stream begins one."""
+    assert judged(np.ones(180), 70, 110).sizes.tolist() == [50, 20, 50, 50, 10]
+    assert judged(np.ones(3)).sizes.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("frames", [51, 260, 999])
+def test_intervals_are_shares(frames: int) -> None:
+    """However short the last block is, and however right the answers are."""
+    chance = np.random.default_rng(frames)
+    for right in (0.02, 0.5, 0.98):
+        outcome = judged((chance.random(frames) < right).astype(float), frames)
+        low, high = outcome.interval
+        assert 0 <= low <= outcome.accuracy <= high <= 1
+
+
+@pytest.mark.parametrize("run_length", [1, 40])
+def test_intervals_cover(run_length: int) -> None:
+    """Of recordings of neighbours that are alike, nineteen in twenty have the truth within theirs."""
+    chance = np.random.default_rng(0)
+    covered = 0
+    for _ in range(200):
+        offset = int(chance.integers(run_length))
+        draws = chance.random(2 + 3000 // run_length) < 0.7
+        quality = np.repeat(draws, run_length)[offset : offset + 3000].astype(float)
+        low, high = judged(quality, 3000).interval
+        covered += low <= 0.7 <= high
+    assert 0.85 * 200 <= covered <= 0.99 * 200
 
 
 @pytest.mark.parametrize(
@@ -292,6 +414,13 @@ def test_what_cannot_be_compared_is_refused(images: Trace, tmp_path: Path) -> No
         run(images, calibration=images)
     with pytest.raises(DataError, match=r"same\.npz: holds the frames of"):
         run(images, calibration=write(tmp_path / "same.npz"))
+    weights = write(tmp_path / "weights.npz", seed=3, provenance={"weights_sha256": "other"})
+    with pytest.raises(DataError, match=r"weights\.npz: is of another network .* other weights"):
+        run(images, calibration=weights)
+    taught = write(tmp_path / "taught.npz", seed=3, provenance={"part": "train"})
+    for trace, calibration in ((taught, None), (images, taught)):
+        with pytest.raises(DataError, match=r"taught\.npz: holds the pictures .* was trained on"):
+            run(trace, calibration=calibration)
     few = write(tmp_path / "few.npz", frames=4)
     with pytest.raises(DataError, match="1 frames of 3 exits"):
         run(few)

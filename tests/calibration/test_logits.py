@@ -57,6 +57,13 @@ def test_logits_become_a_trace_that_compares(folder: Path) -> None:
     assert json.loads(done.stdout)["comparisons"]
 
 
+def test_rows_of_a_recording_are_said_to_be_one(folder: Path) -> None:
+    """With --kind stream, neighbours are taken for alike."""
+    code, said, _ = run(folder, "--kind", "stream", "--costs", COSTS)
+    assert code == 0
+    assert json.loads(said)["kind"] == "stream"
+
+
 def test_a_trace_is_that_of_the_network(toy_pipeline: Path, tmp_path: Path) -> None:
     """Reading logits from a file gives what reading them from the network gives."""
     pipeline = load_pipeline(toy_pipeline)

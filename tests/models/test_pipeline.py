@@ -111,6 +111,31 @@ def test_saved_pipeline_loads_as_it_was(tmp_path: Path) -> None:
         pipeline.policy_file(None)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": "My network"}, "name: 'My network'"),
+        ({"labels": ("a", "b", "c")}, "labels: 3 labels, but the network has 4 classes"),
+        ({"task": {"kind": "levitation"}}, "levitation"),
+        ({"calibration": {"dataset": "cifar10"}}, r"calibration\.root"),
+    ],
+)
+def test_what_could_not_be_loaded_is_not_written(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    """The message names the field, and there is no folder."""
+    arguments: dict[str, Any] = {
+        "name": "mine",
+        "task": {"kind": "classification"},
+        "network_spec": {"architecture": "streamexit.testing:toy_network"},
+        "network": toy_network().eval(),
+        "labels": TOY_LABELS,
+    }
+    with pytest.raises(PipelineError, match=said):
+        save_pipeline(tmp_path / "folder", **{**arguments, **changes})
+    assert not (tmp_path / "folder").exists()
+
+
 def test_policies_are_found_by_name_and_default(toy_pipeline: Path) -> None:
     """A policy is found by name, the default without one, and a wrong name gets the nearest."""
     pipeline = load_pipeline(toy_pipeline)

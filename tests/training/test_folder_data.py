@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -33,27 +34,42 @@ def paint(folder: Path, count: int, *, classes: tuple[str, ...] = tuple(COLOURS)
     return folder
 
 
-def load(folder: Path, part: str, size: int | None = 10) -> tuple[set[bytes], list[int]]:
-    """A part's pictures and labels."""
+def load(folder: Path, part: str, size: int | None = 10) -> tuple[set[str], list[int]]:
+    """A part's names and labels."""
     found = load_part("folder", folder, part, calibration_size=size, preprocessing=SIZE)  # type: ignore[arg-type]
     assert found.images.shape[1:] == (12, 16, 3)
     assert found.classes == tuple(COLOURS)
     brightest = found.images.reshape(len(found.labels), -1, 3).sum(1).argmax(1)
     assert [2 - k for k in brightest] == found.labels.tolist()
-    return {image.tobytes() for image in found.images}, found.labels.tolist()
+    return set(found.names), found.labels.tolist()
+
+
+PARTS = ("train", "calibration", "test")
 
 
 def test_an_undivided_folder_is_divided(tmp_path: Path) -> None:
-    """A fifth is the test part; parts share nothing, make up all, and are the same each time."""
-    paint(tmp_path, 20)
-    parts = {part: load(tmp_path, part) for part in ("train", "calibration", "test")}
-    assert {part: len(labels) for part, (_, labels) in parts.items()} == {
-        "train": 38,
-        "calibration": 10,
-        "test": 12,
-    }
-    assert len(set.union(*(pictures for pictures, _ in parts.values()))) == 60
+    """About a fifth is the test part; parts share nothing, make up all, and are the same each time."""
+    paint(tmp_path, 100)
+    parts = {part: load(tmp_path, part) for part in PARTS}
+    sizes = {part: len(labels) for part, (_, labels) in parts.items()}
+    assert sizes["calibration"] == 10
+    assert 40 <= sizes["test"] <= 80
+    assert sum(sizes.values()) == 300
+    assert len(set.union(*(names for names, _ in parts.values()))) == 300
     assert load(tmp_path, "calibration") == parts["calibration"]
+
+
+def test_pictures_stay_in_their_part(tmp_path: Path) -> None:
+    """When others come, none that was tested or calibrated on was ever trained on."""
+    paint(tmp_path, 40)
+    before = {part: load(tmp_path, part)[0] for part in PARTS}
+    for i in range(25):
+        shutil.copy(tmp_path / "red" / "0.png", tmp_path / "red" / f"new-{i}.png")
+    after = {part: load(tmp_path, part)[0] for part in PARTS}
+    assert before["test"] <= after["test"]
+    assert before["train"] <= after["train"]
+    assert not after["calibration"] & before["train"]
+    assert len(set.union(*after.values())) == 145
 
 
 def test_a_divided_folder_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -126,6 +142,8 @@ def test_from_a_folder_to_a_pipeline(tmp_path: Path) -> None:
     for command in commands:
         done = run.invoke(app, command)
         assert done.exit_code == 0, done.stderr
+    report = json.loads((tmp_path / "mine" / "training.json").read_text())
+    assert len(report["gflops_per_exit"]) == len(report["test_figures_per_exit"])
     done = run.invoke(
         app,
         [
@@ -140,3 +158,15 @@ def test_from_a_folder_to_a_pipeline(tmp_path: Path) -> None:
     )
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["against_truth"]["accuracy"] > 0.9
+
+    red = tmp_path / "pictures" / "red"
+    for i in range(5):
+        shutil.copy(red / "0.png", red / f"added-{i}.png")
+    said = ("trained on other pictures", "holds other training pictures of folder than mine")
+    for command, words in zip(commands, said, strict=True):
+        done = run.invoke(app, command)
+        assert done.exit_code == 2
+        assert words in done.stderr
+    for i in range(5):
+        (red / f"added-{i}.png").unlink()
+    assert run.invoke(app, commands[1]).exit_code == 0

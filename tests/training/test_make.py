@@ -1,21 +1,35 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
-from streamexit.calibration.make import DEFAULT_METHODS, fit_policies, train_pipeline
+from streamexit.calibration import make
+from streamexit.calibration.make import (
+    DEFAULT_METHODS,
+    best_policy,
+    fit_policies,
+    held_out_quality,
+    train_pipeline,
+)
+from streamexit.calibration.parts import load_part_of
 from streamexit.cli.commands import app
-from streamexit.errors import DataError, InputError, PipelineError
+from streamexit.errors import ConfigurationError, DataError, InputError, PipelineError
 from streamexit.models.pipeline import load_pipeline
-from streamexit.scheduling.policy import load_policy
+from streamexit.scheduling.evidence import Calibration
+from streamexit.scheduling.policy import ExitPolicy, fit_policy, load_policy
 from streamexit.testing import TOY_LABELS
+from streamexit.training.datasets import Part
 from streamexit.training.trainer import EpochReport
+from tests.scheduling.samples import synthetic
+from tests.training.conftest import coloured, write_archive
 
 
 def write_recipe(folder: Path, root: Path, **sections: Any) -> Path:
@@ -93,7 +107,9 @@ def test_commands_say_what_was_reached_and_what_comes_next(tmp_path: Path, archi
     rows = [line.split() for line in trained.stdout.splitlines()]
     report = json.loads((tmp_path / "p" / "training.json").read_text())
     for k, figures in enumerate(report["test_figures_per_exit"], 1):
-        assert [str(k), f"{figures['accuracy']:.2%}"] in [row[:2] for row in rows]
+        share = report["gflops_per_exit"][k - 1] / report["gflops_per_exit"][-1]
+        (row,) = (row for row in rows if row[:2] == [str(k), f"{figures['accuracy']:.2%}"])
+        assert row[-1] == f"{share:.1%}"
     fitted = CliRunner().invoke(
         app, ["fit", str(tmp_path / "p"), "--policy", "msdnet", "--policy", "branchynet"]
     )
@@ -116,6 +132,9 @@ def test_default_can_be_a_policy_that_was_fitted_before(tmp_path: Path, archives
     "sections",
     [
         {"optimiser": {"epochs": 0}},
+        {"optimiser": {"warmup_epochs": 3}},
+        {"optimiser": {"kind": "adamw", "momentum": 0.9}},
+        {"optimiser": {"average_decay": 1.0}},
         {"optimizer": {}},
         {"precision": "int8"},
         {"data": {"dataset": "cifar11"}},
@@ -164,13 +183,83 @@ def test_default_that_is_not_fitted_is_refused(tmp_path: Path, archives: Path) -
     assert load_pipeline(tmp_path / "p").policies == {}
 
 
-def test_default_is_the_best_on_held_out_frames(tmp_path: Path, archives: Path) -> None:
-    """Unless told, the policy with the highest held-out quality becomes the default."""
+def test_default_is_entered(tmp_path: Path, archives: Path) -> None:
+    """Unless told, `best_policy` says which it is."""
     train(write_recipe(tmp_path / "p", archives), epochs=1)
-    fitted = fit(tmp_path / "p", None, None)
-    best = max(fitted[name]["held_out_quality"] for name in DEFAULT_METHODS)
-    assert fitted[fitted["default"]]["held_out_quality"] == best
+    fitted = fit(tmp_path / "p", ["msdnet", "branchynet"], None)
+    assert fitted["default"] in ("msdnet", "branchynet")
     assert load_pipeline(tmp_path / "p").default_policy == fitted["default"]
+
+
+@pytest.mark.parametrize(
+    ("gains", "expected"),
+    [
+        ({"direct": 0.0, "msdnet": 0.0, "eenet": 0.0}, "direct"),
+        ({"msdnet": 0.001, "direct": 0.0}, "direct"),
+        ({"direct": 0.0, "msdnet": 0.05, "eenet": 0.1}, "eenet"),
+        ({"direct": 0.0, "eenet": -0.1}, "direct"),
+        ({"branchynet": 0.0, "gate+search": 0.001}, "branchynet"),
+    ],
+)
+def test_default_is_not_left_to_chance(gains: dict[str, float], expected: str) -> None:
+    """The usual one, unless another is better on the same frames by more than noise."""
+    random = np.random.default_rng(0)
+    base = random.random(600)
+    held_out = {name: base + gain + random.normal(0, 0.1, 600) for name, gain in gains.items()}
+    assert best_policy(held_out, ordered=False) == expected
+
+
+def test_neighbours_do_not_make_a_default_sure() -> None:
+    """What is better in one stretch of a drive only is not better."""
+    gain = np.zeros(300)
+    gain[100:130] = 0.5
+    held_out = {"direct": np.full(300, 0.5), "msdnet": 0.5 + gain}
+    assert best_policy(held_out, ordered=False) == "msdnet"
+    assert best_policy(held_out, ordered=True) == "direct"
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_held_out_frames_are_not_fitted_on(monkeypatch: pytest.MonkeyPatch, ordered: bool) -> None:
+    """Each frame is judged once, by a policy of the others; in time order, by those of other times."""
+    evidence, _ = synthetic(300, seed=1)
+    number = torch.arange(300.0)[:, None, None].expand_as(evidence.confidence[..., :1])
+    marked = replace(evidence, confidence=torch.cat([evidence.confidence, number], 2))
+    fitted: list[set[int]] = []
+
+    def fit_and_note(name: str, given: Calibration, *rest: Any, **more: Any) -> ExitPolicy:
+        fitted.append({int(i) for i in given.confidence[:, 0, -1]})
+        return fit_policy(name, given, *rest, **more)
+
+    monkeypatch.setattr(make, "fit_policy", fit_and_note)
+    found = held_out_quality("msdnet", marked, (0.25, 0.6, 1.0), 0, ordered=ordered)
+    assert found.shape == (300,)
+    held_out = [set(range(300)) - rows for rows in fitted]
+    assert sum(map(len, held_out)) == len(set.union(*held_out)) == 300
+    stretches = [max(rows) - min(rows) == len(rows) - 1 for rows in held_out]
+    assert all(stretches) if ordered else not any(stretches)
+
+
+def test_fewer_epochs_than_warm_up_takes_are_refused(tmp_path: Path, archives: Path) -> None:
+    """Also where the command line asks for them."""
+    recipe = write_recipe(tmp_path / "p", archives, optimiser={"warmup_epochs": 2})
+    with pytest.raises(ConfigurationError, match="--epochs: 1 must be more than"):
+        train(recipe, epochs=1)
+
+
+@pytest.mark.parametrize("part", ["train", "calibration"])
+def test_other_pictures_than_those_trained_on_are_refused(
+    tmp_path: Path, archives: Path, part: Part
+) -> None:
+    """The same set in another order is another cut: what was trained on would calibrate."""
+    train(write_recipe(tmp_path / "p", archives), epochs=1)
+    pipeline = load_pipeline(tmp_path / "p")
+    assert len(load_part_of(pipeline, "calibration", archives).labels) == 300
+    data = coloured(2000, size=8, seed=1)
+    (tmp_path / "turned").mkdir()
+    turned = data.subset(np.arange(2000)[::-1])
+    write_archive(tmp_path / "turned" / "cifar10_train.zip", turned)
+    with pytest.raises(DataError, match=r"turned: holds other training pictures of cifar10"):
+        load_part_of(pipeline, part, tmp_path / "turned")
 
 
 def test_unknown_policy_is_refused(tmp_path: Path, archives: Path) -> None:

@@ -13,6 +13,7 @@ import yaml
 from typer.testing import CliRunner
 
 from streamexit.backends.opening import BackendOptions, open_backend
+from streamexit.calibration import quantise
 from streamexit.cli.commands import app
 from streamexit.errors import ConfigurationError, PipelineError
 from streamexit.models.pipeline import FILE, Pipeline, load_pipeline
@@ -65,6 +66,32 @@ def test_quantise_from_the_command_line(tmp_path: Path, archives: Path) -> None:
     pipeline.quantised[1].with_suffix(".bin").write_bytes(b"altered")
     with pytest.raises(PipelineError, match=r"int8/stage1.bin: its SHA-256"):
         load_pipeline(folder)
+
+
+def test_what_was_not_judged_is_not_entered(
+    tmp_path: Path, archives: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When judging stops, the folder is as it was."""
+    folder = write_toy_pipeline(tmp_path / "toy")
+    content = yaml.safe_load((folder / FILE).read_text())
+    content["calibration"] = {"dataset": "cifar10", "root": str(archives), "calibration_size": 300}
+    (folder / FILE).write_text(yaml.safe_dump(content))
+    before = sorted(folder.rglob("*")), (folder / FILE).read_bytes()
+
+    def stops(*_: object, precision: str) -> list[float]:
+        if precision == "int8":
+            raise KeyboardInterrupt
+        return [0.5]
+
+    def writes(_: Pipeline, __: Sequence[Any], place: Path) -> list[Path]:
+        (place / "stage0.xml").write_text("quantised")
+        return [place / "stage0.xml"]
+
+    monkeypatch.setattr(quantise, "_write", writes)
+    monkeypatch.setattr(quantise, "figures_per_exit", stops)
+    with pytest.raises(KeyboardInterrupt):
+        quantise.quantise_pipeline(folder, data=None, pictures=10)
+    assert (sorted(folder.rglob("*")), (folder / FILE).read_bytes()) == before
 
 
 def test_a_node_refuses_int8_without_quantised_stages(toy_pipeline: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import yaml
 from numpy.typing import NDArray
 
 from streamexit.calibration.make import fit_policies, train_pipeline
+from streamexit.calibration.record import record_part
 from streamexit.errors import DataError, InputError
 from streamexit.models.pipeline import load_pipeline
 from streamexit.prediction import VOID
@@ -204,6 +205,11 @@ def test_from_recipe_to_policies(tmp_path: Path) -> None:
     assert pipeline.labels == CAMVID_CLASSES
     assert pipeline.calibration is not None
     assert pipeline.calibration.calibration_size is None
+    assert record_part(pipeline, "test", None).kind == "stream"
+    assert record_part(pipeline, "test", None, kind="images").kind == "images"
+    write_camvid(tmp_path, 11)
+    with pytest.raises(DataError, match="holds other training pictures of camvid"):
+        record_part(pipeline, "train", None)
 
 
 @pytest.mark.parametrize(
