@@ -34,6 +34,7 @@ from streamexit.outlets import make_delivery, make_session, open_sinks
 from streamexit.planning.sinks import broker_addresses, without_login
 from streamexit.planning.streams import load_pipelines, plan_backend, plan_share, plan_stream
 from streamexit.queues import Outbox
+from streamexit.reloading import Reloading
 from streamexit.reporter import Reporter
 from streamexit.roster import Roster
 from streamexit.sinks.broker import EmbeddedBroker
@@ -242,14 +243,16 @@ class Node:
     # --- building -------------------------------------------------------------------------------
 
     def _make_operations(self) -> NodeOperations:
-        return NodeOperations(
+        roster, governor, reporter = self._roster, self.governor, self.reporter
+        reloading = Reloading(
             self._document,
             self._pipelines,
-            roster=self._roster,
-            governor=self.governor,
-            reporter=self.reporter,
+            roster=roster,
+            governor=governor,
+            reporter=reporter,
             on_reload=self._take_over,
         )
+        return NodeOperations(reloading, roster=roster, governor=governor, reporter=reporter)
 
     async def _open_outlets(self, stack: AsyncExitStack, dispatcher: Dispatcher) -> None:
         def on_problem(problem: str) -> None:  # from a sink's thread
@@ -420,7 +423,7 @@ class Node:
             self._on_problem("the broker did not take the last results in time")
 
     def _fail(self, error: BaseException) -> None:
-        self._failure = error
+        self._failure = self._failure or error  # what follows from the first is none
         self._on_loop(self._finished.set)
 
     # --- results out ----------------------------------------------------------------------------

@@ -21,7 +21,8 @@ from streamexit.errors import StreamExitError
 from streamexit.health import Health
 from streamexit.http.history import History
 from streamexit.http.metrics import CONTENT_TYPE, NodeCollector
-from streamexit.operations import NodeOperations, draw
+from streamexit.operations import NodeOperations
+from streamexit.pictures import draw, latest_look
 from streamexit.wire.commands import VERBS
 from streamexit.wire.messages import Response as Answer
 from streamexit.wire.messages import timestamp
@@ -240,7 +241,7 @@ async def _motion_jpeg(
         look = None
         while stream := operations.roster.streams.get(stream_id):
             try:
-                look = await operations.look(stream, after=look)
+                look = await latest_look(stream, after=look)
             except StreamExitError:
                 return
             jpeg, _ = await asyncio.to_thread(draw, stream, look, PREVIEW_WIDTH)

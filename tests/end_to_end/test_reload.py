@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,7 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
+from streamexit import roster
+from streamexit.backends.backend import Backend
 from streamexit.config.load import load_configuration
+from streamexit.engine.worker import Feed
+from streamexit.errors import OperationError, PipelineError
+from streamexit.models.pipeline import Pipeline
 from streamexit.runtime import Node
 from streamexit.sources.life import StreamState
 from streamexit.sources.sampling import Sampling
@@ -194,3 +201,109 @@ def test_a_stream_that_is_opened_anew_keeps_its_budget_and_hears_no_ghosts(
             assert node.streams["a"].state.reason == "broken"
 
     asyncio.run(body())
+
+
+SOURCE = "synthetic:frames=1000000"
+BROKER = {"url": "mqtt://127.0.0.1:1"}
+
+
+def sections(**sources: str) -> list[dict[str, Any]]:
+    """Streams by id."""
+    rest = {"pipeline": "toy", "budget": {"fraction": 0.7}}
+    return [{"id": name, "source": source, **rest} for name, source in sources.items()]
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    """Another content of some keys of the file."""
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
+
+
+def test_a_network_that_cannot_be_opened_leaves_every_stream_alone(
+    toy_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that the file changes, and that need no other network."""
+    path, other = tmp_path / "node.yaml", shutil.copytree(toy_pipeline, tmp_path / "other")
+    before = sections(a=SOURCE, b=SOURCE)
+    node = node_of(path, toy_pipeline, mqtt=BROKER, streams=before)
+
+    def fails(pipeline: Pipeline, *args: Any, **options: Any) -> Backend:
+        raise PipelineError(f"{pipeline.name}: no space left on the device")
+
+    async def body() -> None:
+        async with alive(node):
+            streams = dict(node.streams)
+            monkeypatch.setattr(roster, "open_backend", fails)
+            a, b = sections(a=SOURCE, b=f"{SOURCE},seed=1")
+            pipelines = {"toy": str(toy_pipeline), "other": str(other)}
+            rewrite(path, pipelines=pipelines, streams=[{**a, "pipeline": "other"}, b])
+            refused = await node.reload(cause="test")
+            assert refused.error
+            assert "no space left" in refused.error.message
+            assert dict(node.streams) == streams
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("error", [OperationError("it stays"), RuntimeError("a defect")])
+def test_a_stream_that_does_not_leave_the_engine_stops_no_other(
+    toy_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It is named as a problem, the others change, and the next reload finds it."""
+    path = tmp_path / "node.yaml"
+    node = node_of(path, toy_pipeline, mqtt=BROKER, streams=sections(a=SOURCE, b=SOURCE))
+
+    async def body() -> None:
+        async with alive(node):
+            former, remove = node.streams["a"].feed, node._worker.remove
+
+            def stays(feed: Feed) -> bool:
+                if feed is former:
+                    raise error
+                return remove(feed)
+
+            monkeypatch.setattr(node._worker, "remove", stays)
+            changed = f"{SOURCE},seed=1"
+            rewrite(path, streams=sections(a=changed, b=changed, c=SOURCE))
+            taken = (await node.reload(cause="test")).data
+            assert (taken["reopened"], taken["added"]) == (["b"], ["c"])
+            assert len(taken["problems"]) == 1
+            monkeypatch.undo()
+            assert (await node.reload(cause="test")).data["reopened"] == ["a"]
+
+    asyncio.run(body())
+
+
+def test_a_node_ends_while_a_network_is_being_opened(
+    toy_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A conversion may take minutes, which nobody who stops a node waits for; later commands are refused."""
+    other = shutil.copytree(toy_pipeline, tmp_path / "other")
+    pipelines = {"toy": str(toy_pipeline), "other": str(other)}
+    streams = sections(a=SOURCE)
+    node = node_of(
+        tmp_path / "node.yaml", toy_pipeline, mqtt=BROKER, streams=streams, pipelines=pipelines
+    )
+    begun, released = threading.Event(), threading.Event()
+
+    def slowly(*args: Any, **options: Any) -> Backend:
+        begun.set()
+        released.wait(TIME_LIMIT)
+        raise PipelineError("too late")
+
+    async def body() -> None:
+        async with alive(node):
+            assert node.dispatcher
+            monkeypatch.setattr(roster, "open_backend", slowly)
+            section = {**sections(x=SOURCE)[0], "pipeline": "other"}
+            asking = node.dispatcher.answer("add_stream", {"stream": section}, cause="test")
+            asked = asyncio.create_task(asking)
+            await asyncio.to_thread(begun.wait)
+        assert not asked.done()
+        asked.cancel()
+        late = await node.dispatcher.answer("remove_stream", {"stream": "a"}, cause="test")
+        assert late.error
+        assert late.error.message == "the node is being stopped"
+
+    asyncio.run(body())
+    assert not released.is_set()
+    released.set()
