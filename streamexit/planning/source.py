@@ -60,7 +60,8 @@ def plan_source(
     try:
         return _plan(document, section, pipeline, gpu)
     except (SourceError, PluginError) as error:
-        raise ConfigurationError(f"{document.where('streams', i, 'source')}: {error}") from error
+        what = document.as_written(str(error))
+        raise ConfigurationError(f"{document.where('streams', i, 'source')}: {what}") from error
     except _Misfit as misfit:
         raise ConfigurationError(f"{document.where('streams', i, misfit.key)}: {misfit}") from None
 
