@@ -154,7 +154,7 @@ class NodeOperations:
             )
         document = with_stream(self._reloading.document, section, "stream")
         last = len(document.value.streams) - 1
-        return await asyncio.to_thread(plan_stream, document, last, pipelines)
+        return await asyncio.to_thread(plan_stream, document, last, pipelines, there=True)
 
     async def _remove_stream(self, command: wire.RemoveStream, cause: str) -> dict[str, Any]:
         self._stream(command.stream)

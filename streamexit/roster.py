@@ -271,6 +271,7 @@ class Roster:
             fallback=plan.fallback,
             demand=demand,
             first_epoch=first_epoch,
+            await_missing=True,
         )
         encode = ResultEncoder(
             node=self._node,

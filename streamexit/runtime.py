@@ -451,7 +451,9 @@ class Node:
 
     def _everything_done(self) -> bool:
         """Whether every recording has ended and all its results have been passed on."""
-        ended = all(s.finished or s.state.reason == "disabled" for s in self.streams.values())
+        ended = all(
+            s.finished or s.missing or s.state.reason == "disabled" for s in self.streams.values()
+        )
         ended &= self._has_nothing_to_wait_for()
         on_the_way = self.delivery.backlog if self.delivery else 0
         passed_on = not self.outbox.statistics().length and not on_the_way

@@ -31,7 +31,7 @@ def profile(
     options = BackendOptions(backend, device, precision, max_batch=max_batch).resolve()
     scorer = load_policy(loaded.policy_file(policy), loaded.costs.fractions).scorer
     found = measure_profile(loaded, scorer, options)
-    path = profile_file(pipeline, options)
+    path = profile_file(loaded.folder, options)
     found.save(path)
     costs, knees = found.costs(), found.sizes()
     if json:

@@ -14,7 +14,7 @@ from streamexit.budget.sharing import DeviceShare
 from streamexit.budget.terms import Terms
 from streamexit.config.schema import EngineSection, NodeConfiguration, StreamSection
 from streamexit.documents import Document
-from streamexit.errors import BudgetError, ConfigurationError, PipelineError
+from streamexit.errors import BudgetError, ConfigurationError, OperationError, PipelineError
 from streamexit.exits import Budget, CostTable
 from streamexit.models.pipeline import Pipeline, load_pipeline
 from streamexit.models.shipped import find_pipeline
@@ -61,15 +61,23 @@ class PlannedStream:
     maps: MapEncoder | None = None
 
 
-def plan_streams(document: Document[NodeConfiguration]) -> list[PlannedStream]:
+def plan_streams(
+    document: Document[NodeConfiguration], *, there: bool = True
+) -> list[PlannedStream]:
     """Load the pipelines and check each stream's budget, policy and source against them.
+
+    Args:
+        document: The configuration.
+        there: Whether files and folders of sources have to be there.
 
     Raises:
         ConfigurationError: Names file, line, key path, value and remedy.
     """
     check_sinks(document)
     pipelines = load_pipelines(document)
-    return [plan_stream(document, i, pipelines) for i in range(len(document.value.streams))]
+    return [
+        plan_stream(document, i, pipelines, there=there) for i in range(len(document.value.streams))
+    ]
 
 
 def load_pipelines(document: Document[NodeConfiguration]) -> dict[str, Pipeline]:
@@ -104,7 +112,8 @@ def plan_backend(document: Document[NodeConfiguration]) -> BackendOptions:
     """What the networks run on, every "auto" decided.
 
     Raises:
-        ConfigurationError: This machine does not have it.
+        ConfigurationError: What does not go together, or is not installed.
+        OperationError: A device that this machine does not have, now.
     """
     engine = document.value.engine
     options = BackendOptions(
@@ -119,6 +128,8 @@ def plan_backend(document: Document[NodeConfiguration]) -> BackendOptions:
     except ConfigurationError as error:
         field = str(error).partition(":")[0]
         raise ConfigurationError(f"{document.where('engine', field)}: {error}") from error
+    except OperationError as error:  # it may be there at the next start
+        raise OperationError(f"{document.where('engine', 'device')}: {error}") from error
 
 
 def plan_decoder(document: Document[NodeConfiguration]) -> int | None:
@@ -141,9 +152,19 @@ def plan_decoder(document: Document[NodeConfiguration]) -> int | None:
 
 
 def plan_stream(
-    document: Document[NodeConfiguration], i: int, pipelines: Mapping[str, Pipeline]
+    document: Document[NodeConfiguration],
+    i: int,
+    pipelines: Mapping[str, Pipeline],
+    *,
+    there: bool = False,
 ) -> PlannedStream:
     """Check streams[i] against its pipeline and find everything that it needs.
+
+    Args:
+        document: The configuration.
+        i: Which stream.
+        pipelines: Of the configuration.
+        there: Whether a file or folder that is its source has to be there; a node waits for it.
 
     Raises:
         ConfigurationError: Names file, line, key path, value and remedy.
@@ -162,7 +183,7 @@ def plan_stream(
         policy = load_policy(pipeline.policy_file(section.policy), pipeline.costs.fractions)
     except PipelineError as error:
         raise ConfigurationError(f"{document.where('streams', i, 'policy')}: {error}") from error
-    source, fallback = plan_source(document, i, pipeline, plan_decoder(document))
+    source, fallback = plan_source(document, i, pipeline, plan_decoder(document), there=there)
     maps = _plan_maps(document, i, pipeline)
     table = policy.table if costs is pipeline.costs else policy.table.costing(costs.fractions)
     return PlannedStream(

@@ -80,7 +80,8 @@ class Reader:
     """Reads one source, attempt after attempt.
 
     A recording that breaks is in error, one that ends has ended; a live source is opened again
-    after either, with capped exponential backoff and jitter. See `life` for the states.
+    after either, with capped exponential backoff and jitter, and so is a recording that is missing, if that
+    is wanted: its disk may come back. See `life` for the states.
 
     Args:
         stream_id: Whose frames these are.
@@ -98,6 +99,7 @@ class Reader:
             while `MOST_HUNG` threads hang.
         demand: What is asked of the source meanwhile.
         first_epoch: Of its first frame.
+        await_missing: Try a recording that is not there again and again.
     """
 
     def __init__(
@@ -116,6 +118,7 @@ class Reader:
         fallback: Source | None = None,
         demand: Demand | None = None,
         first_epoch: int = 0,
+        await_missing: bool = False,
     ) -> None:
         self._stream_id = stream_id
         self._source = source
@@ -139,6 +142,7 @@ class Reader:
         self._started = self._stopped = False
         self._index = 0
         self._epoch = first_epoch
+        self._await_missing = await_missing
         self._epoch_of_source = 0
         self._dropped = 0
         self._pts_base = 0.0
@@ -200,11 +204,17 @@ class Reader:
             attempt = self._attempt
             idle = not self._started or self.state.state == "disabled"
             if attempt is None and not idle and not self.state.final:
-                self._change("ended", "stopped")
+                self._end_between_attempts()
             if attempt is None:
                 self._buffer.finish()
         if attempt is not None:
             attempt.watch.stop()
+
+    def _end_between_attempts(self) -> None:
+        if self._source.live:
+            self._change("ended", "stopped")
+        else:  # a recording that was not there until the end
+            self._change("error", self.state.reason, self.state.message)
 
     def join(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the present attempt; whether it has ended."""
@@ -237,6 +247,8 @@ class Reader:
 
     def _watch(self, attempt: _Attempt, now: float) -> None:
         since, patience = attempt.watch.silent_since, self._patience
+        if attempt.watch.idle:
+            self._note_idle(attempt.watch.problem)
         if since is None:
             return
         silent = now - since
@@ -251,6 +263,14 @@ class Reader:
                 f"stream {self._stream_id}: no picture for {self._patience.stalled_seconds:g} s"
             )
             self._change("stalled", reason, message)
+
+    def _note_idle(self, problem: SourceError | None) -> None:
+        """An open source that has nothing to play is as it should be, unless it says why not."""
+        if problem is not None:
+            message = f"stream {self._stream_id}: {problem}"
+            self._change("stalled", problem.reason, message)
+        elif self.state.state != "online":
+            self._change("online")
 
     def _is_stalled(self, silent: float) -> bool:
         live_and_well = self._source.live and self.state.state == "online"
@@ -306,7 +326,10 @@ class Reader:
 
     def _settle(self, outcome: StreamState) -> None:
         """An attempt is over: the end, or another one later."""
-        if self._stopped or not self._source.live:
+        missing = self._await_missing and outcome.reason == "not_found"
+        if not self._source.live:  # nobody waits for a recording that is not there, but it may come
+            self._buffer.finish()
+        if self._stopped or not (self._source.live or missing):
             self._change(outcome.state, outcome.reason, outcome.message)
             self._buffer.finish()
             return
@@ -385,6 +408,7 @@ class Reader:
 
     def _note_picture(self, attempt: _Attempt) -> None:
         now, attempt.loss = self._clock(), ""
+        attempt.watch.idle, attempt.watch.problem = False, None
         if attempt.opened_at is None:
             attempt.opened_at = now
         elif now - attempt.opened_at > WELL_SECONDS:

@@ -12,8 +12,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
+from streamexit.backends.torch_backend import TorchBackend
 from streamexit.cli.commands import app
 from streamexit.cli.logs import formatter
 from tests.conftest import Mosquitto
@@ -120,6 +122,34 @@ def test_the_doctor_finds_everything_well(
     assert {check: outcome for check, (outcome, _) in found.items() if outcome == "bad"} == {}
     assert "MQTT 5, a message to streamexit/node/doctor came back" in found["broker"][1]
     assert "the first after" in found["source a"][1]
+    assert found["overlay_file"][0] == "good"
+
+
+def test_the_doctor_knows_what_waits_and_what_cannot_be_kept(
+    tmp_path: Path, toy_pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watched folder may be empty; a missing clip is one finding; a network that does not run is one, too."""
+    (tmp_path / "in").mkdir()
+    files = {"state_file": "nowhere/state.json", "overlay_file": "nowhere/overlay.yaml"}
+    config = node(tmp_path, toy_pipeline, results_file="out/results.jsonl", **files)
+    document = yaml.safe_load(config.read_text())
+    rest = {key: value for key, value in document["streams"][0].items() if key != "id"}
+    for name, source in (("b", "watch:in"), ("c", "gone.mp4")):
+        document["streams"].append({**rest, "id": name, "source": source})
+    config.write_text(yaml.safe_dump(document))
+
+    def breaks(*arguments: object) -> None:
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(TorchBackend, "submit", breaks)
+    code, found = examined(config)
+    assert code == 1
+    assert found["source b"][0] == "good"
+    assert found["source c"][0] == "bad"
+    assert "no such file" in found["source c"][1]
+    assert "no kernel image" in found["backend"][1]
+    assert found["results_file"][0] == "good"
+    assert [found[name][0] for name in files] == ["bad", "bad"]
 
 
 def test_the_doctor_says_what_to_do(tmp_path: Path, toy_pipeline: Path) -> None:

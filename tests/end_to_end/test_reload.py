@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -269,6 +269,27 @@ def test_a_stream_that_does_not_leave_the_engine_stops_no_other(
             assert len(taken["problems"]) == 1
             monkeypatch.undo()
             assert (await node.reload(cause="test")).data["reopened"] == ["a"]
+
+    asyncio.run(body())
+
+
+def test_a_recording_that_has_been_deleted_spoils_no_reload(
+    toy_pipeline: Path, tmp_path: Path, make_clip: Callable[..., Path]
+) -> None:
+    """It has been played, and the file still names it."""
+    path, clip = tmp_path / "node.yaml", tmp_path / "clip.mp4"
+    shutil.copy(make_clip("reloaded.mp4", frames=3), clip)
+    node = node_of(path, toy_pipeline, mqtt=BROKER, streams=sections(a=str(clip), b=SOURCE))
+
+    async def body() -> None:
+        async with alive(node):
+            while not node.streams["a"].finished:  # noqa: ASYNC110 - a thread says so
+                await asyncio.sleep(0)
+            clip.unlink()
+            rewrite(path, streams=sections(a=str(clip), b=SOURCE, c=SOURCE))
+            taken = await node.reload(cause="test")
+            assert taken.data["added"] == ["c"]
+            assert not taken.data["reopened"]
 
     asyncio.run(body())
 

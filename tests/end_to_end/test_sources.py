@@ -50,6 +50,16 @@ def test_a_node_ends_with_its_recordings(toy_pipeline: Path, tmp_path: Path) -> 
     assert "enabled" not in complaints  # it is as it should be
 
 
+def test_a_recording_that_is_not_there_keeps_no_node(toy_pipeline: Path, tmp_path: Path) -> None:
+    """It is in error at the end; the others are answered."""
+    there = {"id": "a", "source": "synthetic:frames=30", "pace": "fast"}
+    code, streams, complaints = run(tmp_path, toy_pipeline, there, {"id": "b", "source": "b.mp4"})
+    assert (streams["b"]["state"], streams["b"]["reason"]) == ("error", "not_found")
+    assert streams["a"]["answered"] == 30
+    assert "b.mp4: no such file" in complaints
+    assert code == 2
+
+
 def test_a_refused_stream_is_left_alone(toy_pipeline: Path, tmp_path: Path) -> None:
     """Nobody knocks at a camera that the device has no room for."""
     pipeline = shutil.copytree(toy_pipeline, tmp_path / "toy")  # its profile is written into it
