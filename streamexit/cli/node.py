@@ -41,8 +41,8 @@ def run(
 ) -> None:
     """Run a node: analyse the configured streams, publish results, hold the budgets.
 
-    At SIGHUP the file is read again, and what changed in its streams takes effect. SIGTERM and Ctrl-C end
-    it in order. Exit codes: 0 ended well, 1 failed, 2 bad input or a stream in error.
+    At SIGHUP the file is read again, and what changed in its streams takes effect; at a terminal it means
+    that this was closed. That, SIGTERM and Ctrl-C end a node in order. Exit codes: 0 ended well, 1 failed, 2 bad input or a stream in error.
     """
     from streamexit.cli.app import EXIT_BAD_INPUT, console, print_json
     from streamexit.cli.running import summary, summary_table
@@ -78,7 +78,7 @@ def _run(config: Path, seconds: float | None, *, live: bool, announce: bool, pla
         on_preparation=prepare if plain else partial(log.info, "preparing: %s"),
     )
     # a terminal that was closed means the end, as always
-    at_hangup = None if sys.stdin.isatty() else partial(_reload, node)
+    at_hangup = partial(_stop if sys.stdin.isatty() else _reload, node)
     asyncio.run(run_node(node, duration=seconds, live=live, announce=announce, reload=at_hangup))
     return node
 
@@ -99,6 +99,10 @@ def logging_to_stderr(log_format: LogFormat, *, quiet: bool) -> Iterator[None]:
         root.handlers = before
         ours.setLevel(level)
         speaker.close()
+
+
+async def _stop(node: Node) -> None:
+    node.stop()
 
 
 async def _reload(node: Node) -> None:

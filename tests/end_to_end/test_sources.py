@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.faults.rig import free_port
+from tests.faults.rig import deaf_port
 
 TIME_LIMIT = 120.0
 
@@ -36,8 +36,9 @@ def test_a_node_ends_with_its_recordings(toy_pipeline: Path, tmp_path: Path) -> 
     """Beside a stream that is not enabled, and a camera that is given up; each says how it ended."""
     recording = {"id": "a", "source": "synthetic:frames=30", "pace": "fast"}
     off = {"id": "b", "source": "rtsp://127.0.0.1:9/x", "enabled": False}
-    gone = {"id": "c", "source": f"tcp://127.0.0.1:{free_port()}", "attempts": 2}
-    code, streams, complaints = run(tmp_path, toy_pipeline, recording, off, gone)
+    with deaf_port() as port:
+        gone = {"id": "c", "source": f"tcp://127.0.0.1:{port}", "attempts": 2}
+        code, streams, complaints = run(tmp_path, toy_pipeline, recording, off, gone)
     ends = {name: (stream["state"], stream["reason"]) for name, stream in streams.items()}
     assert ends == {
         "a": ("ended", "end_of_stream"),
