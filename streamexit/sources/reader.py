@@ -31,6 +31,7 @@ from streamexit.sources.life import (
     StreamState,
     retry_pause,
 )
+from streamexit.sources.numbering import Numbering
 from streamexit.sources.source import Picture, Source, Watch
 
 log = logging.getLogger(__name__)
@@ -46,10 +47,6 @@ RECORDING_PATIENCE = 6
 WELL_SECONDS = 2.0
 """A stream that is online for longer is well. Pauses grow with the time since it was last: one that breaks
 after each first picture is not knocked at ever faster."""
-
-STEP_SECONDS = 0.04
-"""Between the last frame of one opening and the first of the next."""
-
 
 _SILENCE = {"decode_error": "decode_errors", "too_old": "too_slow"}
 """Why frames are lost -> reason for a silence."""
@@ -137,16 +134,10 @@ class Reader:
         self._abandoned: list[_Attempt] = []
         self._failed = 0
         self._last_well = clock()
-        self._reopened = False
         self._retry_at = 0.0
         self._started = self._stopped = False
-        self._index = 0
-        self._epoch = first_epoch
         self._await_missing = await_missing
-        self._epoch_of_source = 0
-        self._dropped = 0
-        self._pts_base = 0.0
-        self._last_pts: float | None = None
+        self._numbering = Numbering(first_epoch)
         self.state = StreamState("connecting")
         """Latest; see `life`."""
 
@@ -228,7 +219,7 @@ class Reader:
     @property
     def epoch(self) -> int:
         """Of the latest frame."""
-        return self._epoch
+        return self._numbering.epoch
 
     @property
     def hung(self) -> int:
@@ -308,7 +299,7 @@ class Reader:
         self._begin_again()
 
     def _begin_again(self) -> None:
-        self._reopened = self._last_pts is not None
+        self._numbering.reopen()
         self._begin()
 
     def _begin(self) -> None:
@@ -421,33 +412,23 @@ class Reader:
     def _frame(self, picture: Picture, offset: float) -> Frame:
         """Number and stamp a picture; `offset` is its time since the first of its opening."""
         self._buffer.counters.seen()
-        if self._reopened and self._last_pts is not None:
-            self._reopened = False
-            self._buffer.counters.reconnects += 1
-            self._pts_base = self._last_pts + STEP_SECONDS
-            self._epoch, self._epoch_of_source = self._epoch + 1, 0
-        now, pts = self._clock(), self._pts_base + offset
-        self._last_pts = pts
-        if picture.epoch != self._epoch_of_source:
-            self._epoch += picture.epoch - self._epoch_of_source
-            self._epoch_of_source = picture.epoch
-        captured_at = pts if self._wall_clock is None else self._wall_clock() - picture.lag_seconds
+        place = self._numbering.place(offset, picture.epoch)
+        self._buffer.counters.reconnects += place.rejoins
+        now, wall = self._clock(), self._wall_clock
         info = FrameInfo(
             stream_id=self._stream_id,
-            index=self._index,
-            pts_seconds=pts,
-            captured_at=captured_at,
+            index=place.index,
+            pts_seconds=place.pts_seconds,
+            captured_at=wall() - picture.lag_seconds if wall else place.pts_seconds,
             label=picture.label,
             size=picture.size,
             decoder=picture.decoder,
-            epoch=self._epoch,
-            dropped_before=self._dropped,
+            epoch=place.epoch,
+            dropped_before=place.dropped_before,
             media=picture.media,
             expires_at=now - picture.lag_seconds + self._max_age,
             shown=self._to_show(picture),
         )
-        self._index += 1
-        self._dropped = 0
         return Frame(info, picture.image)
 
     def _to_show(self, picture: Picture) -> Image | None:
@@ -463,4 +444,4 @@ class Reader:
                 attempt.loss = reason
                 self._buffer.counters.seen()
                 self._buffer.counters.drop(reason)
-                self._dropped += 1
+                self._numbering.lose()

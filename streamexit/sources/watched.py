@@ -6,12 +6,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from streamexit.errors import SourceError
 from streamexit.sources.access import Access, file_error
 from streamexit.sources.source import DropReport, Picture, Source, Watch
+from streamexit.sources.splice import Splice
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +22,6 @@ SUFFIXES = frozenset(
 
 LOOK_SECONDS = 0.5
 """Between two looks into the folder; file systems of other machines send no notices."""
-
-FIRST_STEP = 0.04
-"""Seconds between two recordings when the first has one picture only."""
 
 
 class WatchedSource:
@@ -67,21 +64,13 @@ class WatchedSource:
     def pictures(self, report: DropReport, watch: Watch | None = None) -> Iterator[Picture]:
         """See `Source`; timestamps go on from recording to recording, each an epoch of its own."""
         watch = watch or Watch()
-        offset, step, epoch = 0.0, FIRST_STEP, 0
+        splice = Splice(counted=True)
         while not watch.stopped:
             path = self._next()
             if path is None:
                 watch.wait_idly(LOOK_SECONDS, self._problem)
-                continue
-            last, played = None, epoch
-            for picture in self._play(path, report, watch):
-                pts = offset + picture.pts_seconds
-                step = pts - last if last is not None else step
-                last = pts
-                played = epoch + picture.epoch
-                yield replace(picture, pts_seconds=pts, epoch=played)
-            if last is not None:
-                offset, epoch = last + step, played + 1
+            else:
+                yield from splice.play(self._play(path, report, watch))
 
     def _play(self, path: Path, report: DropReport, watch: Watch) -> Iterator[Picture]:
         try:
