@@ -154,7 +154,8 @@ class NodeOperations:
             )
         document = with_stream(self._reloading.document, section, "stream")
         last = len(document.value.streams) - 1
-        return await asyncio.to_thread(plan_stream, document, last, pipelines, there=True)
+        device = self._reloading.device
+        return await asyncio.to_thread(plan_stream, document, last, pipelines, device, there=True)
 
     async def _remove_stream(self, command: wire.RemoveStream, cause: str) -> dict[str, Any]:
         self._stream(command.stream)

@@ -16,7 +16,12 @@ from streamexit.documents import Document
 from streamexit.errors import BudgetError, CommandError, StreamExitError
 from streamexit.governor import Governor
 from streamexit.models.pipeline import Pipeline
-from streamexit.planning.streams import PlannedStream, load_pipelines, plan_stream
+from streamexit.planning.streams import (
+    PlannedDevice,
+    PlannedStream,
+    load_pipelines,
+    plan_stream,
+)
 from streamexit.reporter import Reporter
 from streamexit.roster import Roster
 
@@ -32,6 +37,7 @@ class Reloading:
     Args:
         document: The configuration as it was read.
         pipelines: Loaded, by name.
+        device: What streams are planned for; another one takes a restart.
         roster: The streams.
         governor: Their budgets.
         reporter: Hears of what changes.
@@ -40,12 +46,14 @@ class Reloading:
     Attributes:
         document: The configuration as it was read last.
         pipelines: Its pipelines.
+        device: See above.
     """
 
     def __init__(
         self,
         document: Document[NodeConfiguration],
         pipelines: Mapping[str, Pipeline],
+        device: PlannedDevice,
         *,
         roster: Roster,
         governor: Governor,
@@ -54,6 +62,7 @@ class Reloading:
     ) -> None:
         self.document = document
         self.pipelines = pipelines
+        self.device = device
         self._roster = roster
         self._governor = governor
         self._reporter = reporter
@@ -97,7 +106,7 @@ class Reloading:
         if any(section.pipeline not in pipelines for section in sections):
             pipelines = await asyncio.to_thread(load_pipelines, document)
         plans = [
-            await asyncio.to_thread(plan_stream, document, i, pipelines)
+            await asyncio.to_thread(plan_stream, document, i, pipelines, self.device)
             for i in range(len(sections))
         ]
         anew = {

@@ -32,7 +32,7 @@ from streamexit.health import Health
 from streamexit.operations import NodeOperations
 from streamexit.outlets import make_delivery, make_session, open_sinks
 from streamexit.planning.sinks import broker_addresses, without_login
-from streamexit.planning.streams import load_pipelines, plan_backend, plan_share, plan_stream
+from streamexit.planning.streams import load_pipelines, plan_device, plan_share, plan_stream
 from streamexit.queues import Outbox
 from streamexit.reloading import Reloading
 from streamexit.reporter import Reporter
@@ -132,9 +132,10 @@ class Node:
             on_problem=on_problem,
             on_change=lambda stream_id, sentence: self.reporter.note(stream_id, sentence),
         )
-        self._pipelines = load_pipelines(document)
+        self._device, self._pipelines = plan_device(document), load_pipelines(document)
         plans = [
-            plan_stream(document, i, self._pipelines) for i in range(len(document.value.streams))
+            plan_stream(document, i, self._pipelines, self._device)
+            for i in range(len(document.value.streams))
         ]
         self._roster = Roster(
             engine,
@@ -142,7 +143,7 @@ class Node:
             self.governor,
             self.outbox,
             settings=settings,
-            backend=plan_backend(document),
+            backend=self._device.backend,
             node=self.topics.node,
             boot_id=self.boot_id,
             timezone=self._configuration.node.timezone,
@@ -247,6 +248,7 @@ class Node:
         reloading = Reloading(
             self._document,
             self._pipelines,
+            self._device,
             roster=roster,
             governor=governor,
             reporter=reporter,

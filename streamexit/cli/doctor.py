@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from streamexit.cli.making import JsonOption
+from streamexit.cli.options import JsonOption
 from streamexit.errors import StreamExitError
 
 if TYPE_CHECKING:
@@ -108,9 +108,9 @@ def _decoder(document: Document[NodeConfiguration]) -> str:
     import av
 
     from streamexit.errors import OperationError
-    from streamexit.planning.streams import plan_decoder
+    from streamexit.planning.streams import plan_device
 
-    gpu = plan_decoder(document)
+    gpu = plan_device(document).gpu
     missing = [codec for codec in CODECS if codec not in av.codecs_available]
     if missing:
         raise OperationError(
@@ -123,9 +123,9 @@ def _decoder(document: Document[NodeConfiguration]) -> str:
 def _backend(document: Document[NodeConfiguration], plans: list[PlannedStream]) -> str:
     """Opened, and each network run once."""
     from streamexit.errors import OperationError
-    from streamexit.planning.streams import plan_backend
+    from streamexit.planning.streams import plan_device
 
-    options = plan_backend(document)
+    options = plan_device(document).backend
     for pipeline, plan in {plan.pipeline.name: plan for plan in plans}.items():
         try:
             _run_once(plan, replace(options, batch=options.batch or 1))
@@ -242,20 +242,11 @@ def _brokers(document: Document[NodeConfiguration], timeout: float) -> Iterator[
 
 
 def _port(document: Document[NodeConfiguration]) -> str:
-    import socket
+    from streamexit.http.listening import listen
 
     section = document.value.http
     assert section is not None
-    family = socket.AF_INET6 if ":" in section.host else socket.AF_INET
-    try:
-        socket.create_server((section.host, section.port), family=family).close()
-    except OSError as error:
-        from streamexit.errors import OperationError
-
-        raise OperationError(
-            f"{section.host} port {section.port}: {error.strerror}; is this node running already? Else choose "
-            "another port (http.port)"
-        ) from error
+    listen(section.host, section.port).close()
     return f"{section.host} port {section.port} is free"
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamexit.cli.formats import budget_in_words, duration_option, plain_table
+from streamexit.cli.formats import budget_as_json, budget_in_words, duration_option, plain_table
 from streamexit.cli.logs import LogFormat, formatter
-from streamexit.cli.making import JsonOption
+from streamexit.cli.options import JsonOption
 from streamexit.cli.speaker import Speaker
 from streamexit.cli.systemd import notify, reloading
 
@@ -134,12 +134,7 @@ def check(config: ConfigArgument, json: JsonOption = False) -> None:
             plan.section.id: {
                 "pipeline": plan.pipeline.name,
                 "policy": plan.policy.name,
-                "budget": {
-                    "value": plan.terms.amount * plan.costs.full,
-                    "unit": plan.costs.unit,
-                    "per": plan.terms.per,
-                },
-                "budget_fraction": plan.terms.amount if plan.terms.per == "frame" else None,
+                **budget_as_json(plan.terms, plan.costs),
                 "cheapest_fraction": plan.costs.fractions[0],
                 "full_cost": {"value": plan.costs.full, "unit": plan.costs.unit},
                 "binding": plan.terms.per == "second" or plan.terms.amount < 1,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from streamexit.cli.formats import plain_table
-from streamexit.cli.making import BackendOption, DeviceOption, JsonOption, PrecisionOption
+from streamexit.cli.options import BackendOption, DeviceOption, JsonOption, PrecisionOption
 
 
 def profile(

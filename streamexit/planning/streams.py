@@ -61,6 +61,19 @@ class PlannedStream:
     maps: MapEncoder | None = None
 
 
+@dataclass(frozen=True)
+class PlannedDevice:
+    """What a node's work is done on, every "auto" decided.
+
+    Attributes:
+        backend: What the networks run on.
+        gpu: That decodes; None decodes in software.
+    """
+
+    backend: BackendOptions
+    gpu: int | None
+
+
 def plan_streams(
     document: Document[NodeConfiguration], *, there: bool = True
 ) -> list[PlannedStream]:
@@ -74,9 +87,10 @@ def plan_streams(
         ConfigurationError: Names file, line, key path, value and remedy.
     """
     check_sinks(document)
-    pipelines = load_pipelines(document)
+    device, pipelines = plan_device(document), load_pipelines(document)
     return [
-        plan_stream(document, i, pipelines, there=there) for i in range(len(document.value.streams))
+        plan_stream(document, i, pipelines, device, there=there)
+        for i in range(len(document.value.streams))
     ]
 
 
@@ -86,7 +100,6 @@ def load_pipelines(document: Document[NodeConfiguration]) -> dict[str, Pipeline]
     Raises:
         ConfigurationError: Names file, line, key path, value and remedy.
     """
-    plan_backend(document)
     pipelines: dict[str, Pipeline] = {}
     for name, folder in document.value.pipelines.items():
         try:
@@ -108,13 +121,18 @@ def _check_quantised(document: Document[NodeConfiguration], pipelines: Iterable[
             )
 
 
-def plan_backend(document: Document[NodeConfiguration]) -> BackendOptions:
-    """What the networks run on, every "auto" decided.
+def plan_device(document: Document[NodeConfiguration]) -> PlannedDevice:
+    """Where networks run and videos are decoded.
 
     Raises:
         ConfigurationError: What does not go together, or is not installed.
         OperationError: A device that this machine does not have, now.
     """
+    backend = _plan_backend(document)
+    return PlannedDevice(backend, _plan_decoder(document, backend.device))
+
+
+def _plan_backend(document: Document[NodeConfiguration]) -> BackendOptions:
     engine = document.value.engine
     options = BackendOptions(
         kind=engine.backend,
@@ -132,13 +150,8 @@ def plan_backend(document: Document[NodeConfiguration]) -> BackendOptions:
         raise OperationError(f"{document.where('engine', 'device')}: {error}") from error
 
 
-def plan_decoder(document: Document[NodeConfiguration]) -> int | None:
-    """The GPU that decodes; None decodes in software.
-
-    Raises:
-        ConfigurationError: NVDEC is asked for where networks do not run on a GPU, or without CuPy.
-    """
-    wanted, device = document.value.engine.decoder, plan_backend(document).device
+def _plan_decoder(document: Document[NodeConfiguration], device: str) -> int | None:
+    wanted = document.value.engine.decoder
     index = torch.device(device).index or 0 if device.startswith("cuda") else None
     if wanted == "software" or (wanted == "auto" and (index is None or not find_spec("cupy"))):
         return None
@@ -155,6 +168,7 @@ def plan_stream(
     document: Document[NodeConfiguration],
     i: int,
     pipelines: Mapping[str, Pipeline],
+    device: PlannedDevice,
     *,
     there: bool = False,
 ) -> PlannedStream:
@@ -164,6 +178,7 @@ def plan_stream(
         document: The configuration.
         i: Which stream.
         pipelines: Of the configuration.
+        device: Of the node.
         there: Whether a file or folder that is its source has to be there; a node waits for it.
 
     Raises:
@@ -172,7 +187,7 @@ def plan_stream(
     section = document.value.streams[i]
     pipeline = pipelines[section.pipeline]
     try:
-        costs = _plan_costs(document, section, pipeline)
+        costs = _plan_costs(document, section, pipeline, device)
         budget = section.budget.build()
         terms = terms_of(section, budget, costs)
         check_reach(terms, costs)
@@ -183,7 +198,7 @@ def plan_stream(
         policy = load_policy(pipeline.policy_file(section.policy), pipeline.costs.fractions)
     except PipelineError as error:
         raise ConfigurationError(f"{document.where('streams', i, 'policy')}: {error}") from error
-    source, fallback = plan_source(document, i, pipeline, plan_decoder(document), there=there)
+    source, fallback = plan_source(document, i, pipeline, device.gpu, there=there)
     maps = _plan_maps(document, i, pipeline)
     table = policy.table if costs is pipeline.costs else policy.table.costing(costs.fractions)
     return PlannedStream(
@@ -192,7 +207,10 @@ def plan_stream(
 
 
 def _plan_costs(
-    document: Document[NodeConfiguration], section: StreamSection, pipeline: Pipeline
+    document: Document[NodeConfiguration],
+    section: StreamSection,
+    pipeline: Pipeline,
+    device: PlannedDevice,
 ) -> CostTable:
     """What the stream's budget counts: where the device is shared out, its milliseconds."""
     unit = section.budget.build().cost_unit
@@ -204,7 +222,7 @@ def _plan_costs(
             "with engine.milliseconds_per_second the device's time is shared out; give the budget as a "
             "fraction or in milliseconds"
         )
-    return device_costs(pipeline.folder, plan_backend(document))
+    return device_costs(pipeline.folder, device.backend)
 
 
 def check_bounds(section: StreamSection, terms: Terms) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 STEP_SECONDS = 0.04
 """Between the last frame of one opening and the first of the next."""
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Place:
     """Of a picture in its stream.
 
     Attributes:
