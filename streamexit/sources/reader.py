@@ -257,11 +257,13 @@ class Reader:
 
     def _note_idle(self, problem: SourceError | None) -> None:
         """An open source that has nothing to play is as it should be, unless it says why not."""
-        if problem is not None:
+        state = self.state.state
+        if problem is None:
+            if state != "online":
+                self._change("online")
+        elif "stalled" in TRANSITIONS[state]:
             message = f"stream {self._stream_id}: {problem}"
             self._change("stalled", problem.reason, message)
-        elif self.state.state != "online":
-            self._change("online")
 
     def _is_stalled(self, silent: float) -> bool:
         live_and_well = self._source.live and self.state.state == "online"
