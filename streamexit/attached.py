@@ -175,6 +175,11 @@ class AttachedStream:
         return self.state.final
 
     @property
+    def missing(self) -> bool:
+        """Whether it is a recording that is not there, and tried again."""
+        return not self.plan.source.live and self.state.state in ("reconnecting", "offline")
+
+    @property
     def mean_fraction(self) -> float | None:
         """Mean cost since the start, as a share of the full network's."""
         total = self.exit_counts.total()

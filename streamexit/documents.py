@@ -16,10 +16,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from streamexit.errors import InputError
-from streamexit.redact import redact
+from streamexit.redact import redact, redact_address
 
 Model = TypeVar("Model", bound=BaseModel)
 KeyPath = tuple[str | int, ...]
+
+SHORTEST_SECRET = 4
+"""Characters; what is shorter would be found inside of words, too."""
 
 _TEXT = "tag:yaml.org,2002:str"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -36,6 +39,7 @@ class Document(Generic[Model]):
         lines: Line (from 1) of every key.
         written: Text of the values that ${VARIABLES} were put into, as it stands in the file.
         elsewhere: Key paths of values that are not in the file -> what messages call them.
+        variables: What ${VARIABLES} stood for -> the variable.
     """
 
     path: Path
@@ -43,6 +47,11 @@ class Document(Generic[Model]):
     lines: dict[KeyPath, int] = field(repr=False)
     written: dict[KeyPath, str] = field(default_factory=dict, repr=False)
     elsewhere: dict[KeyPath, str] = field(default_factory=dict, repr=False)
+    variables: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def as_written(self, message: str) -> str:
+        """A message with ${VARIABLES} in place of what they stand for, which may be secret."""
+        return _as_written(message, self.variables)
 
     def where(self, *key_path: str | int) -> str:
         """As in "file.yaml, line 3, streams[0].budget", for messages about a value that parsed."""
@@ -82,10 +91,12 @@ def load_document(path: Path, model: type[Model], *, error: type[InputError]) ->
     reader = _Reader(path, error, _secrets(path, node, error))
     data = reader.read(node, ()) if node is not None else {}
     try:
-        return Document(path, model.model_validate(data), reader.lines, reader.written)
+        value = model.model_validate(data)
     except ValidationError as cause:
         problems = [_explain(path, reader.lines, model, e) for e in cause.errors()]
-        raise error("\n".join(dict.fromkeys(problems))) from cause
+        message = "\n".join(dict.fromkeys(problems))
+        raise error(_as_written(message, reader.variables)) from cause
+    return Document(path, value, reader.lines, reader.written, variables=reader.variables)
 
 
 class _Reader:
@@ -97,6 +108,7 @@ class _Reader:
         self._path = path
         self._secrets = secrets
         self.written: dict[KeyPath, str] = {}
+        self.variables: dict[str, str] = {}
         self._error = error
         self.lines: dict[KeyPath, int] = {}
         self._open: list[yaml.Node] = []
@@ -155,7 +167,9 @@ class _Reader:
             self.written[at] = text
             begin, end = text.find("://"), text.rfind("@")
             in_credentials = 0 <= begin < match.start() < end
-            return quote(value, safe="") if in_credentials else value
+            quoted = quote(value, safe="")
+            self.variables |= {value: match[0], quoted: match[0]}
+            return quoted if in_credentials else value
 
         return _VARIABLE.sub(value_of, text)
 
@@ -223,6 +237,13 @@ def _where(path: Path, lines: dict[KeyPath, int], at: KeyPath) -> str:
     return f"{path}, line {line}, {dotted(at)}" if at else f"{path}, line {line}"
 
 
+def _as_written(message: str, variables: dict[str, str]) -> str:
+    for value in sorted(variables, key=len, reverse=True):
+        if len(value) >= SHORTEST_SECRET:
+            message = message.replace(value, variables[value])
+    return message
+
+
 def _explain(path: Path, lines: dict[KeyPath, int], model: type[BaseModel], error: Any) -> str:
     at: KeyPath = tuple(error["loc"])
     kind, value = error["type"], error["input"]
@@ -236,7 +257,7 @@ def _explain(path: Path, lines: dict[KeyPath, int], model: type[BaseModel], erro
     message = error["msg"].removeprefix("Value error, ")
     secret = "SecretStr" in str(_annotation_at(model, at))
     plain = isinstance(value, (str, int, float, bool, type(None)))
-    shown = f"{redact(repr(value))}: " if plain and not secret else ""
+    shown = f"{redact_address(repr(value))}: " if plain and not secret else ""
     return f"{_where(path, lines, at)}: {shown}{redact(message)}"
 
 

@@ -15,6 +15,8 @@ class Pulse:
     Attributes:
         frames: That came in, and were not dropped.
         answered: Of these.
+        seen: That came in, also those that were dropped.
+        held: Whether recordings are held back now, because results go out too slowly.
         waiting: Results that the broker has not confirmed, now.
         confirmed: By it, so far.
         broker: What is wrong with the broker; empty if nothing is, or there is none.
@@ -22,6 +24,8 @@ class Pulse:
 
     frames: int
     answered: int
+    seen: int = 0
+    held: bool = False
     waiting: int = 0
     confirmed: int = 0
     broker: str = ""
@@ -40,6 +44,9 @@ class Health:
         self.not_ready = "it has just been started"
         self._last: Pulse | None = None
         self._unanswered_since: float | None = None
+        self._held_since: float | None = None
+        self._dropped_since: float | None = None
+        self._seen_at: float | None = None
         self._unsent_since: float | None = None
         self._away_since: float | None = None
 
@@ -49,32 +56,41 @@ class Health:
             self._last = pulse
             return
         last, self._last = self._last, pulse
-        nothing_open = pulse.frames <= pulse.answered
-        if pulse.answered != last.answered or nothing_open:
-            self._unanswered_since = None
-        elif self._unanswered_since is None:
-            self._unanswered_since = now
-        if pulse.confirmed > last.confirmed or not pulse.waiting:
-            self._unsent_since = None
-        elif self._unsent_since is None:
-            self._unsent_since = now
-        if not pulse.broker:
-            self._away_since = None
-        elif self._away_since is None:
-            self._away_since = now
+        if pulse.seen > last.seen:
+            self._seen_at = now
+        idle = pulse.answered == last.answered
+        waiting = idle and pulse.frames > pulse.answered
+        coming = self._seen_at is not None and not _too_long(self._seen_at, now)
+        unsent = pulse.confirmed <= last.confirmed and bool(pulse.waiting)
+        self._unanswered_since = _since(self._unanswered_since, waiting and not pulse.held, now)
+        self._held_since = _since(self._held_since, idle and pulse.held, now)
+        self._dropped_since = _since(self._dropped_since, idle and coming, now)
+        self._unsent_since = _since(self._unsent_since, unsent, now)
+        self._away_since = _since(self._away_since, bool(pulse.broker), now)
         self.stuck = (
             f"frames have come in for {now - self._unanswered_since:.0f} s and none was answered"
             if self._unanswered_since is not None and _too_long(self._unanswered_since, now)
             else ""
         )
         self.not_ready = self.stuck or self._why_nothing_goes_out(pulse, now)
+        if not self.not_ready and _too_long(self._dropped_since, now):
+            self.not_ready = "no frame is answered: all that come in are dropped"
 
     def _why_nothing_goes_out(self, pulse: Pulse, now: float) -> str:
         if _too_long(self._away_since, now):
             return f"no results go out: {pulse.broker}"
         if _too_long(self._unsent_since, now):
             return "no results go out: the broker confirms none"
+        if _too_long(self._held_since, now):
+            return "no results go out: the broker takes them too slowly"
         return ""
+
+
+def _since(before: float | None, true: bool, now: float) -> float | None:
+    """From when on something has been true; None while it is not."""
+    if not true:
+        return None
+    return now if before is None else before
 
 
 def _too_long(since: float | None, now: float) -> bool:

@@ -136,6 +136,8 @@ class Reporter:
         return Pulse(
             frames=sum(c.frames - c.dropped.total() for c in counters),
             answered=sum(c.answered for c in counters),
+            seen=sum(c.frames for c in counters),
+            held=self.crowded,
             waiting=self.delivery.backlog if self.delivery else 0,
             confirmed=books.confirmed + books.recovered,
             broker=away,

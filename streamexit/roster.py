@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
@@ -66,6 +67,7 @@ class Roster:
     Attributes:
         streams: Attached, by id.
         device: Where the networks run.
+        stopped: Whether the end has begun.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Roster:
         self._lanes: dict[tuple[Path, str], tuple[str, PipelineLane]] = {}
         self._departed: dict[str, tuple[int, int]] = {}
         self.device = ""
+        self.stopped = False
 
     def networks(self) -> list[tuple[tuple[str, str], PipelineLane]]:
         """((pipeline, policy), its lane in the engine) of every network that is loaded."""
@@ -125,7 +128,8 @@ class Roster:
             self._begin(stream)
 
     def stop(self) -> None:
-        """Read nothing more."""
+        """Read nothing more, and take nothing in."""
+        self.stopped = True
         for stream in self.streams.values():
             stream.reader.stop()
             stream.buffer.close()
@@ -137,15 +141,30 @@ class Roster:
 
     # --- while it runs --------------------------------------------------------------------------
 
+    async def open_networks(self, plans: Iterable[PlannedStream]) -> None:
+        """Load the networks of streams that are to come: all, or none.
+
+        Raises:
+            StreamExitError: One cannot be loaded.
+        """
+        missing = {_lane_key(plan): plan for plan in plans if _lane_key(plan) not in self._lanes}
+        if missing:
+            self._lanes |= await _in_thread(
+                lambda: {key: self._open_lane(plan) for key, plan in missing.items()}
+            )
+
     async def attach(self, plan: PlannedStream) -> str:
         """Take another stream in.
 
         Returns:
             Why it may not come; empty if it has.
+
+        Raises:
+            StreamExitError: Its network cannot be opened, or the node is being stopped.
         """
-        key = _lane_key(plan)
-        if key not in self._lanes:
-            self._lanes[key] = await asyncio.to_thread(self._open_lane, plan)
+        await self.open_networks([plan])
+        if self.stopped:
+            raise OperationError(f"stream {plan.section.id}: the node is being stopped")
         stream = await self._on_engine(lambda: self._assemble(plan))
         refused = self._enter(stream)
         if refused:
@@ -252,6 +271,7 @@ class Roster:
             fallback=plan.fallback,
             demand=demand,
             first_epoch=first_epoch,
+            await_missing=True,
         )
         encode = ResultEncoder(
             node=self._node,
@@ -286,6 +306,21 @@ class Roster:
             stream.reader.start()
         elif unwanted and unwanted[0] == "disabled":
             stream.buffer.finish()  # a node whose recordings have ended does not wait for it
+
+
+async def _in_thread(work: Callable[[], Result]) -> Result:
+    """Like `asyncio.to_thread`, but nothing waits for the thread's end: a conversion may take minutes."""
+    future: Future[Result] = Future()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except Exception as error:  # it is the caller's
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="networks", daemon=True).start()
+    return await asyncio.wrap_future(future)
 
 
 def _lane_key(plan: PlannedStream) -> tuple[Path, str]:

@@ -32,8 +32,9 @@ from streamexit.health import Health
 from streamexit.operations import NodeOperations
 from streamexit.outlets import make_delivery, make_session, open_sinks
 from streamexit.planning.sinks import broker_addresses, without_login
-from streamexit.planning.streams import load_pipelines, plan_backend, plan_share, plan_stream
+from streamexit.planning.streams import load_pipelines, plan_device, plan_share, plan_stream
 from streamexit.queues import Outbox
+from streamexit.reloading import Reloading
 from streamexit.reporter import Reporter
 from streamexit.roster import Roster
 from streamexit.sinks.broker import EmbeddedBroker
@@ -131,9 +132,10 @@ class Node:
             on_problem=on_problem,
             on_change=lambda stream_id, sentence: self.reporter.note(stream_id, sentence),
         )
-        self._pipelines = load_pipelines(document)
+        self._device, self._pipelines = plan_device(document), load_pipelines(document)
         plans = [
-            plan_stream(document, i, self._pipelines) for i in range(len(document.value.streams))
+            plan_stream(document, i, self._pipelines, self._device)
+            for i in range(len(document.value.streams))
         ]
         self._roster = Roster(
             engine,
@@ -141,7 +143,7 @@ class Node:
             self.governor,
             self.outbox,
             settings=settings,
-            backend=plan_backend(document),
+            backend=self._device.backend,
             node=self.topics.node,
             boot_id=self.boot_id,
             timezone=self._configuration.node.timezone,
@@ -242,14 +244,17 @@ class Node:
     # --- building -------------------------------------------------------------------------------
 
     def _make_operations(self) -> NodeOperations:
-        return NodeOperations(
+        roster, governor, reporter = self._roster, self.governor, self.reporter
+        reloading = Reloading(
             self._document,
             self._pipelines,
-            roster=self._roster,
-            governor=self.governor,
-            reporter=self.reporter,
+            self._device,
+            roster=roster,
+            governor=governor,
+            reporter=reporter,
             on_reload=self._take_over,
         )
+        return NodeOperations(reloading, roster=roster, governor=governor, reporter=reporter)
 
     async def _open_outlets(self, stack: AsyncExitStack, dispatcher: Dispatcher) -> None:
         def on_problem(problem: str) -> None:  # from a sink's thread
@@ -420,7 +425,7 @@ class Node:
             self._on_problem("the broker did not take the last results in time")
 
     def _fail(self, error: BaseException) -> None:
-        self._failure = error
+        self._failure = self._failure or error  # what follows from the first is none
         self._on_loop(self._finished.set)
 
     # --- results out ----------------------------------------------------------------------------
@@ -448,7 +453,9 @@ class Node:
 
     def _everything_done(self) -> bool:
         """Whether every recording has ended and all its results have been passed on."""
-        ended = all(s.finished or s.state.reason == "disabled" for s in self.streams.values())
+        ended = all(
+            s.finished or s.missing or s.state.reason == "disabled" for s in self.streams.values()
+        )
         ended &= self._has_nothing_to_wait_for()
         on_the_way = self.delivery.backlog if self.delivery else 0
         passed_on = not self.outbox.statistics().length and not on_the_way

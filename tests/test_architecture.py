@@ -46,19 +46,32 @@ FLOORS = {
     "attached": 7,
     "outlets": 7,
     "testing": 7,
+    "pictures": 8,
     "governor": 8,
     "playback": 8,
     "roster": 9,
     "reporter": 10,
-    "operations": 11,
-    "http": 12,
-    "runtime": 13,
-    "cli": 14,
-    "__main__": 15,
+    "reloading": 11,
+    "operations": 12,
+    "http": 13,
+    "runtime": 14,
+    "cli": 15,
+    "__main__": 16,
 }
 """Room -> floor, as in docs/architecture.md. An import goes to a lower floor or stays in its room."""
 
-LOOPS = ("sinks", "control", "http", "roster", "reporter", "operations", "runtime", "cli")
+LOOPS = (
+    "sinks",
+    "control",
+    "http",
+    "pictures",
+    "roster",
+    "reporter",
+    "reloading",
+    "operations",
+    "runtime",
+    "cli",
+)
 """Rooms that may know the event loop."""
 
 CONFIGURED = (
@@ -68,6 +81,7 @@ CONFIGURED = (
     "outlets",
     "governor",
     "roster",
+    "reloading",
     "operations",
     "runtime",
     "cli",

@@ -9,19 +9,35 @@ class Patient:
     def __init__(self) -> None:
         self.health = Health()
         self.now = 1000.0
-        self.frames = self.answered = self.waiting = self.confirmed = 0
-        self.broker = ""
+        self.frames = self.answered = self.waiting = self.confirmed = self.seen = 0
+        self.held, self.broker = False, ""
 
     def live(
-        self, seconds: float, *, come: int, leave: int, send: int = 0, confirm: int = 0
+        self,
+        seconds: float,
+        *,
+        come: int,
+        leave: int,
+        send: int = 0,
+        confirm: int = 0,
+        drop: int = 0,
     ) -> None:
         for _ in range(int(seconds)):
             self.now += 1
-            self.frames += come
+            self.seen += come
+            self.frames += come - drop
             self.answered += leave
             self.waiting += send - confirm
             self.confirmed += confirm
-            pulse = Pulse(self.frames, self.answered, self.waiting, self.confirmed, self.broker)
+            pulse = Pulse(
+                self.frames,
+                self.answered,
+                self.seen,
+                self.held,
+                self.waiting,
+                self.confirmed,
+                self.broker,
+            )
             self.health.look(pulse, self.now)
 
 
@@ -79,6 +95,42 @@ def test_a_broker_that_confirms_nothing_is_noticed() -> None:
     assert patient.health.not_ready == "no results go out: the broker confirms none"
     patient.live(1, come=10, leave=10, send=10, confirm=1)
     assert patient.health.not_ready == ""
+
+
+def test_recordings_that_are_held_back_are_no_reason_to_restart() -> None:
+    """A broker that takes results too slowly is not mended by that; but nobody should rely on the node."""
+    patient = Patient()
+    patient.live(5, come=10, leave=10)
+    patient.held = True
+    patient.live(5, come=10, leave=10)
+    patient.live(LONG, come=1, leave=0)
+    assert patient.health.stuck == ""
+    assert patient.health.not_ready == "no results go out: the broker takes them too slowly"
+    patient.held = False
+    patient.live(PATIENCE_SECONDS - 1, come=1, leave=0)
+    assert patient.health.stuck == ""
+    patient.live(5, come=1, leave=0)
+    assert patient.health.stuck
+
+
+def test_recordings_that_are_held_back_now_and_then_are_well() -> None:
+    """They are read faster than results can go out: that is what holding them back is for."""
+    patient = Patient()
+    patient.held = True
+    patient.live(LONG, come=10, leave=1, send=1, confirm=1)
+    assert (patient.health.stuck, patient.health.not_ready) == ("", "")
+
+
+def test_a_node_that_drops_every_frame_is_not_ready() -> None:
+    """It is overloaded, not stuck; once one is answered, or none come any more, it is well."""
+    for come, leave, drop in ((10, 1, 9), (0, 0, 0)):
+        patient = Patient()
+        patient.live(5, come=10, leave=10)
+        patient.live(LONG, come=10, leave=0, drop=10)
+        assert patient.health.stuck == ""
+        assert patient.health.not_ready == "no frame is answered: all that come in are dropped"
+        patient.live(LONG, come=come, leave=leave, drop=drop)
+        assert patient.health.not_ready == ""
 
 
 def test_a_frame_that_vanishes_is_not_waited_for() -> None:

@@ -2,24 +2,33 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from streamexit.config.load import load_configuration
-from streamexit.errors import ConfigurationError
+from streamexit.config.schema import EngineSection, NodeConfiguration
+from streamexit.documents import Document
+from streamexit.errors import ConfigurationError, OperationError
 from streamexit.models.pipeline import load_pipeline
 from streamexit.planning.streams import PlannedStream, plan_streams
 
 
-def plan(folder: Path, pipeline: Path, **stream: str) -> list[PlannedStream]:
-    """Plan one stream; its keys are on lines 5 to 8 and then those of `stream`."""
+def configured(folder: Path, pipeline: Path, **stream: str) -> Document[NodeConfiguration]:
+    """A configuration of one stream; its keys are on lines 5 to 8 and then those of `stream`."""
     keys = {"id": "a", "pipeline": "toy", "budget": "{fraction: 0.6}", "source": "'synthetic:'"}
     lines = [f"    {key}: {value}" for key, value in {**keys, **stream}.items()]
     file = folder / "node.yaml"
     text = "\n".join([f"pipelines:\n  toy: {pipeline}\nstreams:\n  -", *lines])
     file.write_text(text + "\n")
-    return plan_streams(load_configuration(file))
+    return load_configuration(file)
+
+
+def plan(folder: Path, pipeline: Path, **stream: str) -> list[PlannedStream]:
+    """Plan one stream."""
+    return plan_streams(configured(folder, pipeline, **stream))
 
 
 def refusal(folder: Path, pipeline: Path, **stream: str) -> str:
@@ -168,3 +177,37 @@ def test_access_is_the_nodes(tmp_path: Path, toy_pipeline: Path) -> None:
         more = {"shadow": f"0.01\naccess: {access}"}  # the next key at the top
         assert "access." in refusal(tmp_path, toy_pipeline, source=refused, **more)
         assert plan(tmp_path, toy_pipeline, source=allowed, **more)
+
+
+@pytest.mark.parametrize("source", ["nothing.mp4", "watch:nowhere", "images:nowhere"])
+def test_a_source_that_is_not_there_may_come(
+    tmp_path: Path, toy_pipeline: Path, source: str
+) -> None:
+    """A check refuses it, as it may be mistyped; a node plans it, as its disk may come back."""
+    assert "no such" in refusal(tmp_path, toy_pipeline, source=source)
+    (stream,) = plan_streams(configured(tmp_path, toy_pipeline, source=source), there=False)
+    assert not stream.source.live
+
+
+@pytest.mark.parametrize("url", ["rtsp:/v:${KEY}@cam/1", "v:${KEY}@cam/1", "${KEY}.mp4"])
+def test_a_mistyped_source_is_shown_as_it_is_written(
+    tmp_path: Path, toy_pipeline: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    """Not with what the variable stands for."""
+    monkeypatch.setenv("KEY", "alpha/omega")
+    message = refusal(tmp_path, toy_pipeline, source=f"'{url}'")
+    assert "alpha" not in message
+    assert "omega" not in message
+
+
+def test_a_device_that_is_not_there_may_come(
+    tmp_path: Path, toy_pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no mistake of the file: whoever supervises the node starts it again."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    document = configured(tmp_path, toy_pipeline)
+    for engine in (EngineSection(device="cuda:0"), EngineSection(backend="cuda")):
+        value = document.value.model_copy(update={"engine": engine})
+        with pytest.raises(OperationError, match="device: 'cuda:0' is not here"):
+            plan_streams(replace(document, value=value))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamexit.errors import SourceError
-from streamexit.redact import redact
+from streamexit.redact import redact, redact_address
 from streamexit.sources.addresses import parse_address
 from streamexit.sources.video import VideoSource
 from streamexit.testing import TOY_PREPROCESSING
@@ -24,7 +24,32 @@ def test_no_part_of_a_password_is_shown(password: str, around: str) -> None:
     assert "camera.example:554/stream1" in shown
 
 
-@pytest.mark.parametrize("text", ["", "rtsp://camera:554/a/b?c=d", "/videos/me@home.mp4", "a: b"])
+@pytest.mark.parametrize("url", ["rtsp:/root:alpha@camera/1", "root:alpha@camera/1"])
+@pytest.mark.parametrize("around", ["{}", "'{}': no such file (/etc/{})", "no file {}"])
+def test_a_mistyped_url_is_one(url: str, around: str) -> None:
+    """Without a slash, or without its scheme, it has a password all the same."""
+    shown = redact(around.format(url, url))
+    assert "alpha" not in shown
+    assert "camera/1" in shown
+
+
+def test_white_space_does_not_end_a_password() -> None:
+    """Where the text is the URL and nothing else."""
+    assert redact_address("rtsp://root:alpha omega@camera/1") == "rtsp://***@camera/1"
+    assert redact_address("a clip.mp4") == "a clip.mp4"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "rtsp://camera:554/a/b?c=d",
+        "/videos/me@home.mp4",
+        "a: b",
+        "watch:/videos/me@home",
+        "a: b@c",
+    ],
+)
 def test_text_without_credentials_is_left_alone(text: str) -> None:
     """Nothing is taken away where there is nothing to hide."""
     assert redact(text) == text

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import torch
 
-from streamexit.errors import ConfigurationError
+from streamexit.errors import ConfigurationError, OperationError
 
 
 def pick_device(name: str) -> torch.device:
     """Turn "auto", "cpu" or "cuda:0" into a device that is there.
 
     Raises:
-        ConfigurationError: Unknown, or a CUDA device that this machine does not have.
+        ConfigurationError: Unknown.
+        OperationError: A CUDA device that this machine does not have, now.
     """
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
@@ -26,7 +27,7 @@ def pick_device(name: str) -> torch.device:
     if device is None or device.type not in ("cpu", "cuda"):
         raise ConfigurationError(f"device: {name!r} is not one of auto, cpu, cuda:0, cuda:1 ...")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigurationError(
+        raise OperationError(
             f"device: {name!r} is not here ({torch.cuda.device_count()} CUDA devices); use auto"
         )
     return device

@@ -64,9 +64,8 @@ class BackendOptions:
         """
         if self.kind not in KINDS:
             raise ConfigurationError(f"backend: {self.kind!r} is not one of {', '.join(KINDS)}")
-        device = pick_device(
-            "cpu" if self.kind == "openvino" and self.device == "auto" else self.device
-        )
+        own = {"openvino": "cpu", "cuda": "cuda:0"} if self.device == "auto" else {}
+        device = pick_device(own.get(self.kind, self.device))
         default = "openvino" if device.type == "cpu" else "cuda"
         kind = default if self.kind == "auto" else self.kind
         needed = {"openvino": "cpu", "cuda": "cuda"}.get(kind, device.type)

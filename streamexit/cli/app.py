@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import sys
+import traceback
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated, Any, ParamSpec
@@ -14,6 +15,7 @@ import typer
 from rich.console import Console
 
 from streamexit.errors import InputError, StreamExitError
+from streamexit.redact import redact
 
 EXIT_FAILURE = 1
 EXIT_BAD_INPUT = 2
@@ -68,7 +70,7 @@ def reporting_errors(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except StreamExitError as error:
             if _debug:
-                raise
+                typer.echo(redact(traceback.format_exc()), err=True)
             complain(str(error))
             code = EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_FAILURE
             raise typer.Exit(code) from error
@@ -80,7 +82,7 @@ def reporting_errors(command: Callable[P, None]) -> Callable[P, None]:
 
 def complain(message: str) -> None:
     """One error message on stderr."""
-    typer.echo(f"error: {message}", err=True)
+    typer.echo(f"error: {redact(message)}", err=True)
 
 
 def prepare(message: str) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from streamexit.cli.formats import duration_option
-from streamexit.cli.making import JsonOption
+from streamexit.cli.options import JsonOption
 from streamexit.errors import BrokerError, InputError
 
 if TYPE_CHECKING:

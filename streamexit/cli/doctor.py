@@ -8,25 +8,31 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from streamexit.cli.making import JsonOption
+from streamexit.cli.options import JsonOption
 from streamexit.errors import StreamExitError
 
 if TYPE_CHECKING:
+    from streamexit.backends.backend import RowState
+    from streamexit.backends.opening import BackendOptions
     from streamexit.config.schema import NodeConfiguration
     from streamexit.documents import Document
     from streamexit.planning.streams import PlannedStream
     from streamexit.sinks.brokers import BrokerAddress
+    from streamexit.sources.source import Watch
 
 CODECS = ("h264", "hevc", "mjpeg")
 FRESH_SECONDS = 1_760_000_000
 """Unix time before which no clock can be right that runs this program."""
+
+LOOK_SECONDS = 0.05
+"""Between two looks at a source."""
 
 TIMESYNC = Path("/run/systemd/timesync/synchronized")
 
@@ -62,7 +68,7 @@ def doctor(
     from streamexit.planning.streams import plan_streams
 
     document = load_configuration(config)
-    plans = plan_streams(document)
+    plans = plan_streams(document, there=False)
     findings: list[Finding] = []
     for finding in examine(document, plans, timeout):
         findings.append(finding)
@@ -79,8 +85,9 @@ def examine(
 ) -> Iterator[Finding]:
     """All checks, one after the other."""
     yield _tried("decoder", lambda: _decoder(document))
-    yield _tried("backend", lambda: _backend(document))
+    yield _tried("backend", lambda: _backend(document, plans))
     yield from _disk(document)
+    yield from _files(document)
     yield _clock()
     if document.value.mqtt is not None:
         yield from _brokers(document, timeout)
@@ -101,9 +108,9 @@ def _decoder(document: Document[NodeConfiguration]) -> str:
     import av
 
     from streamexit.errors import OperationError
-    from streamexit.planning.streams import plan_decoder
+    from streamexit.planning.streams import plan_device
 
-    gpu = plan_decoder(document)
+    gpu = plan_device(document).gpu
     missing = [codec for codec in CODECS if codec not in av.codecs_available]
     if missing:
         raise OperationError(
@@ -113,11 +120,30 @@ def _decoder(document: Document[NodeConfiguration]) -> str:
     return f"PyAV {av.__version__}: {', '.join(CODECS)}, {where}"
 
 
-def _backend(document: Document[NodeConfiguration]) -> str:
-    from streamexit.planning.streams import plan_backend
+def _backend(document: Document[NodeConfiguration], plans: list[PlannedStream]) -> str:
+    """Opened, and each network run once."""
+    from streamexit.errors import OperationError
+    from streamexit.planning.streams import plan_device
 
-    options = plan_backend(document)
+    options = plan_device(document).backend
+    for pipeline, plan in {plan.pipeline.name: plan for plan in plans}.items():
+        try:
+            _run_once(plan, replace(options, batch=options.batch or 1))
+        except Exception as error:  # whatever the runtime or the driver raises
+            raise OperationError(f"{pipeline} does not run on {options.device}: {error}") from error
     return f"{options.kind}, {options.device}, {options.precision}, {os.cpu_count()} CPUs"
+
+
+def _run_once(plan: PlannedStream, options: BackendOptions) -> None:
+    import numpy as np
+
+    from streamexit.backends.opening import open_backend
+
+    backend = open_backend(plan.pipeline, plan.policy.scorer, options)
+    size = plan.pipeline.network.preprocessing
+    states: Sequence[RowState] = [np.zeros((size.height, size.width, 3), np.uint8)]
+    for stage in range(backend.num_stages):
+        states = backend.submit(stage, states).result().states
 
 
 def _disk(document: Document[NodeConfiguration]) -> Iterator[Finding]:
@@ -131,13 +157,45 @@ def _disk(document: Document[NodeConfiguration]) -> Iterator[Finding]:
         yield _folder("spool", path.parent, 2 * mqtt.spool.max_bytes, "mqtt.spool.file")
 
 
+def _files(document: Document[NodeConfiguration]) -> Iterator[Finding]:
+    """What the node writes beside results."""
+    from streamexit.config.overlay import overlay_path
+
+    value, base = document.value, document.path.parent
+    if value.results_file:
+        yield _folder("results_file", (base / value.results_file).parent, 0, "results_file")
+    if value.state_file:
+        yield _file("state_file", base / value.state_file, "bad", "name another with state_file")
+    yield _file(
+        "overlay_file",
+        overlay_path(document.path, value),
+        "bad" if value.overlay_file else "warning",
+        "commands with persist: true need one; name another with overlay_file",
+    )
+
+
+def _file(check: str, path: Path, else_: Literal["bad", "warning"], remedy: str) -> Finding:
+    """Whether a file can be written and replaced."""
+    try:
+        _write_probe(path.parent)
+    except OSError as error:
+        return Finding(check, else_, f"{path} cannot be written ({error.strerror}); {remedy}")
+    if path.exists() and not (path.is_file() and os.access(path, os.W_OK)):
+        return Finding(check, else_, f"{path} cannot be written; {remedy}")
+    return Finding(check, "good", f"{path}")
+
+
+def _write_probe(folder: Path) -> None:
+    probe = folder / f".doctor-{uuid.uuid4().hex}"
+    probe.write_bytes(b"x")
+    probe.unlink()
+
+
 def _folder(check: str, folder: Path, wanted: int, remedy: str) -> Finding:
     """Whether a folder can be written, and has room."""
-    probe = folder / f".doctor-{uuid.uuid4().hex}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"x")
-        probe.unlink()
+        _write_probe(folder)
     except OSError as error:
         what = f"{folder} cannot be written ({error.strerror}); name another with {remedy}"
         return Finding(check, "bad", what)
@@ -184,41 +242,48 @@ def _brokers(document: Document[NodeConfiguration], timeout: float) -> Iterator[
 
 
 def _port(document: Document[NodeConfiguration]) -> str:
-    import socket
+    from streamexit.http.listening import listen
 
     section = document.value.http
     assert section is not None
-    family = socket.AF_INET6 if ":" in section.host else socket.AF_INET
-    try:
-        socket.create_server((section.host, section.port), family=family).close()
-    except OSError as error:
-        from streamexit.errors import OperationError
-
-        raise OperationError(
-            f"{section.host} port {section.port}: {error.strerror}; is this node running already? Else choose "
-            "another port (http.port)"
-        ) from error
+    listen(section.host, section.port).close()
     return f"{section.host} port {section.port} is free"
 
 
 def _source(plan: PlannedStream, timeout: float) -> Finding:
     """Its first picture, in a thread that is left behind if it hangs."""
+    from streamexit.sources.source import Watch
+
     check = f"source {plan.section.id}"
     if not plan.section.enabled:
         return Finding(check, "warning", "not tried: the stream is not enabled")
-    found: list[Finding] = []
-    thread = threading.Thread(target=lambda: found.append(_first_picture(check, plan)), daemon=True)
+    watch, found = Watch(), list[Finding]()
+    thread = threading.Thread(
+        target=lambda: found.append(_first_picture(check, plan, watch)), daemon=True
+    )
     thread.start()
-    thread.join(timeout)
+    deadline = time.monotonic() + timeout
+    while thread.is_alive() and not watch.idle and time.monotonic() < deadline:
+        thread.join(LOOK_SECONDS)
+    finding = _outcome(check, found, watch, timeout)
+    watch.stop()
+    return finding
+
+
+def _outcome(check: str, found: list[Finding], watch: Watch, timeout: float) -> Finding:
     if found:
         return found[0]
+    if watch.problem:
+        return Finding(check, "bad", str(watch.problem))
+    if watch.idle:
+        return Finding(check, "good", "open; there is nothing to play yet")
     return Finding(check, "bad", f"no picture within {timeout:g} s; see whether it plays elsewhere")
 
 
-def _first_picture(check: str, plan: PlannedStream) -> Finding:
+def _first_picture(check: str, plan: PlannedStream, watch: Watch) -> Finding:
     begun = time.monotonic()
     try:
-        pictures = plan.source.pictures(lambda reason: None)
+        pictures = plan.source.pictures(lambda reason: None, watch)
         picture = next(iter(pictures), None)
     except StreamExitError as error:
         return Finding(check, "bad", str(error))

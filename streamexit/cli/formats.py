@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.table import Table
 
@@ -52,6 +52,13 @@ def budget_in_words(terms: Terms, costs: CostTable) -> str:
     if terms.per == "frame":
         return f"{terms.amount:.1%}"
     return f"{terms.amount * costs.full:.4g} {UNIT_WORDS[costs.unit]}/s"
+
+
+def budget_as_json(terms: Terms, costs: CostTable) -> dict[str, Any]:
+    """The keys `budget` and `budget_fraction` of a report."""
+    per_frame = terms.per == "frame"
+    budget = {"value": terms.amount * costs.full, "unit": costs.unit, "per": terms.per}
+    return {"budget": budget, "budget_fraction": terms.amount if per_frame else None}
 
 
 def plain_table(*columns: str) -> Table:

@@ -9,19 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streamexit.cli.formats import duration, plain_table
+from streamexit.cli.options import DataOption, DeviceOption, JsonOption
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from streamexit.training.trainer import EpochReport
-
-DataOption = Annotated[
-    Path | None, typer.Option("--data", help="Folder with the data set, instead of the recipe's.")
-]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda:0.")]
-BackendOption = Annotated[str, typer.Option(help="auto, openvino, cuda, torch or torch-compiled.")]
-PrecisionOption = Annotated[str, typer.Option(help="auto, float32, bf16 or int8.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
 def train(

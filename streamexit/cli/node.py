@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from streamexit.cli.formats import budget_in_words, duration_option, plain_table
+from streamexit.cli.formats import budget_as_json, budget_in_words, duration_option, plain_table
 from streamexit.cli.logs import LogFormat, formatter
-from streamexit.cli.making import JsonOption
+from streamexit.cli.options import JsonOption
 from streamexit.cli.speaker import Speaker
 from streamexit.cli.systemd import notify, reloading
 
@@ -41,8 +41,8 @@ def run(
 ) -> None:
     """Run a node: analyse the configured streams, publish results, hold the budgets.
 
-    At SIGHUP the file is read again, and what changed in its streams takes effect. SIGTERM and Ctrl-C end
-    it in order. Exit codes: 0 ended well, 1 failed, 2 bad input or a stream in error.
+    At SIGHUP the file is read again, and what changed in its streams takes effect; at a terminal it means
+    that this was closed. That, SIGTERM and Ctrl-C end a node in order. Exit codes: 0 ended well, 1 failed, 2 bad input or a stream in error.
     """
     from streamexit.cli.app import EXIT_BAD_INPUT, console, print_json
     from streamexit.cli.running import summary, summary_table
@@ -78,7 +78,7 @@ def _run(config: Path, seconds: float | None, *, live: bool, announce: bool, pla
         on_preparation=prepare if plain else partial(log.info, "preparing: %s"),
     )
     # a terminal that was closed means the end, as always
-    at_hangup = None if sys.stdin.isatty() else partial(_reload, node)
+    at_hangup = partial(_stop if sys.stdin.isatty() else _reload, node)
     asyncio.run(run_node(node, duration=seconds, live=live, announce=announce, reload=at_hangup))
     return node
 
@@ -99,6 +99,10 @@ def logging_to_stderr(log_format: LogFormat, *, quiet: bool) -> Iterator[None]:
         root.handlers = before
         ours.setLevel(level)
         speaker.close()
+
+
+async def _stop(node: Node) -> None:
+    node.stop()
 
 
 async def _reload(node: Node) -> None:
@@ -130,12 +134,7 @@ def check(config: ConfigArgument, json: JsonOption = False) -> None:
             plan.section.id: {
                 "pipeline": plan.pipeline.name,
                 "policy": plan.policy.name,
-                "budget": {
-                    "value": plan.terms.amount * plan.costs.full,
-                    "unit": plan.costs.unit,
-                    "per": plan.terms.per,
-                },
-                "budget_fraction": plan.terms.amount if plan.terms.per == "frame" else None,
+                **budget_as_json(plan.terms, plan.costs),
                 "cheapest_fraction": plan.costs.fractions[0],
                 "full_cost": {"value": plan.costs.full, "unit": plan.costs.unit},
                 "binding": plan.terms.per == "second" or plan.terms.amount < 1,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from streamexit.cli.formats import plain_table
-from streamexit.cli.making import BackendOption, DeviceOption, JsonOption, PrecisionOption
+from streamexit.cli.options import BackendOption, DeviceOption, JsonOption, PrecisionOption
 
 
 def profile(
@@ -31,7 +31,7 @@ def profile(
     options = BackendOptions(backend, device, precision, max_batch=max_batch).resolve()
     scorer = load_policy(loaded.policy_file(policy), loaded.costs.fractions).scorer
     found = measure_profile(loaded, scorer, options)
-    path = profile_file(pipeline, options)
+    path = profile_file(loaded.folder, options)
     found.save(path)
     costs, knees = found.costs(), found.sizes()
     if json:

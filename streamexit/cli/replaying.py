@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from streamexit.cli.formats import plain_table, stacked
-from streamexit.cli.making import BackendOption, DeviceOption, JsonOption, PrecisionOption
+from streamexit.cli.options import BackendOption, DeviceOption, JsonOption, PrecisionOption
 
 if TYPE_CHECKING:
     from streamexit.exits import Budget

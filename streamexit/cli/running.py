@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from streamexit.cli import systemd
-from streamexit.cli.formats import budget_in_words, plain_table, stacked
+from streamexit.cli.formats import budget_as_json, budget_in_words, plain_table, stacked
 
 if TYPE_CHECKING:
     from streamexit.attached import BudgetView
@@ -181,12 +181,7 @@ def summary(node: Node) -> dict[str, Any]:
             "reconnects": stream.counters.reconnects,
             "abandoned": stream.counters.abandoned,
             "mean_fraction": stream.mean_fraction,
-            "budget": {
-                "value": terms.amount * stream.plan.costs.full,
-                "unit": stream.plan.costs.unit,
-                "per": terms.per,
-            },
-            "budget_fraction": terms.amount if terms.per == "frame" else None,
+            **budget_as_json(terms, stream.plan.costs),
             "agreement": agreement.model_dump() if agreement else None,
             "budget_state": budget.state if budget else None,
             "exit_shares": [stream.exit_counts[k] / total if total else 0.0 for k in exits],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from streamexit.cli.formats import plain_table
-from streamexit.cli.making import DeviceOption, JsonOption
+from streamexit.cli.options import DeviceOption, JsonOption
 
 if TYPE_CHECKING:
     from streamexit.calibration.outcomes import Comparison, Difference, Outcome

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from streamexit.config.overlay import laid_over, overlay_path
 from streamexit.config.schema import NodeConfiguration
@@ -43,11 +44,22 @@ def _check_credentials(document: Document[NodeConfiguration], i: int) -> None:
     """Passwords come from elsewhere: configuration files are copied, shown and committed."""
     source, at = document.value.streams[i].source, ("streams", i, "source")
     url_at = at if at in document.written else (*at, "url")
-    match = _PASSWORD.match(document.written.get(url_at, source.url))
-    if match and "${" not in match["password"]:
+    url = document.written.get(url_at, source.url)
+    match = _PASSWORD.match(url)
+    if match and "${" not in match["password"] and _has_user(url):
         raise _written_password(document, *url_at)
     if source.password is not None and (*at, "password") not in document.written:
         raise _written_password(document, *at, "password")
+
+
+def _has_user(url: str) -> bool:
+    """Whether what stands before an @ is a user and a password, and not a host, a port and a path."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:  # a password that was not percent-encoded
+        return True
+    return parts.username is not None
 
 
 def _written_password(document: Document[NodeConfiguration], *at: str | int) -> ConfigurationError:

@@ -70,6 +70,7 @@ def laid_over(document: Document[NodeConfiguration], path: Path) -> Document[Nod
     elsewhere: dict[tuple[str | int, ...], str] = {}
     for i, section in enumerate(document.value.streams):
         if section.id in overlay.removed:
+            elsewhere["removed", section.id] = f"{path}, removed: {section.id}"
             continue
         renamed[i] = len(streams)
         changes = overlay.changed.get(section.id)

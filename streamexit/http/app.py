@@ -21,7 +21,8 @@ from streamexit.errors import StreamExitError
 from streamexit.health import Health
 from streamexit.http.history import History
 from streamexit.http.metrics import CONTENT_TYPE, NodeCollector
-from streamexit.operations import NodeOperations, draw
+from streamexit.operations import NodeOperations
+from streamexit.pictures import draw, latest_look
 from streamexit.wire.commands import VERBS
 from streamexit.wire.messages import Response as Answer
 from streamexit.wire.messages import timestamp
@@ -57,6 +58,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
 }
 
 Next = Callable[[Request], Awaitable[Response]]
@@ -110,7 +112,7 @@ class Guard:
         return response
 
     def _refusal(self, request: Request) -> Response | None:
-        if request.url.path in OPEN or self._is_page(request):
+        if _path(request) in OPEN or self._is_page(request):
             return None
         if self._token is None:
             return None if _is_local(request) else _fault("not_allowed", LOCAL_ONLY)
@@ -123,8 +125,13 @@ class Guard:
 
     def _is_page(self, request: Request) -> bool:
         """The page itself holds nothing; what it shows is asked for with the token."""
-        path = request.url.path.removeprefix("/") or "index.html"
+        path = _path(request).removeprefix("/") or "index.html"
         return request.method == "GET" and "/" not in path and (PAGE / path).is_file()
+
+
+def _path(request: Request) -> str:
+    """What is routed by. `request.url` is made of the Host header, too, which the client writes."""
+    return str(request.scope["path"])
 
 
 LOCAL_ONLY = (
@@ -139,7 +146,9 @@ def _is_local(request: Request) -> bool:
         local = urlsplit(f"//{host}").hostname in ("127.0.0.1", "::1", "localhost")
     except ValueError:
         return False
-    return local and (origin is None or origin.partition("://")[2] == host)
+    by_another_page = request.headers.get("sec-fetch-site") in ("cross-site", "same-site")
+    own_origin = origin is None or origin.partition("://")[2] == host
+    return local and own_origin and not by_another_page
 
 
 def _fault(code: str, message: str, status: int | None = None) -> JSONResponse:
@@ -240,7 +249,7 @@ async def _motion_jpeg(
         look = None
         while stream := operations.roster.streams.get(stream_id):
             try:
-                look = await operations.look(stream, after=look)
+                look = await latest_look(stream, after=look)
             except StreamExitError:
                 return
             jpeg, _ = await asyncio.to_thread(draw, stream, look, PREVIEW_WIDTH)

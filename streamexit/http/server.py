@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 from collections.abc import Iterator
 from types import TracebackType
@@ -13,11 +12,11 @@ from typing import Self
 import uvicorn
 
 from streamexit.control.dispatch import Dispatcher
-from streamexit.errors import OperationError
 from streamexit.health import Health
 from streamexit.http.app import make_app
 from streamexit.http.connections import PatientProtocol
 from streamexit.http.history import EVERY_SECONDS, History, Point
+from streamexit.http.listening import listen
 from streamexit.operations import NodeOperations
 
 GOODBYE_SECONDS = 1
@@ -60,13 +59,7 @@ class HttpServer:
     ) -> None:
         self._operations = operations
         self._history = History()
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            self._socket = socket.create_server((host, port), family=family, backlog=100)
-        except OSError as error:
-            raise OperationError(
-                f"http: cannot listen at {host} port {port}: {error.strerror}; choose another port (http.port)"
-            ) from error
+        self._socket = listen(host, port)
         shown = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown}:{self._socket.getsockname()[1]}/"
         app = make_app(operations, dispatcher, health, self._history, token=token)

@@ -43,7 +43,12 @@ LIVE_ONLY = (
 
 
 def plan_source(
-    document: Document[NodeConfiguration], i: int, pipeline: Pipeline, gpu: int | None
+    document: Document[NodeConfiguration],
+    i: int,
+    pipeline: Pipeline,
+    gpu: int | None,
+    *,
+    there: bool = False,
 ) -> tuple[Source, Source | None]:
     """The source of streams[i], not yet opened, and what to read it with when threads hang in it.
 
@@ -52,15 +57,17 @@ def plan_source(
         i: Which stream.
         pipeline: Of the stream.
         gpu: Which decodes; None decodes in software.
+        there: Whether files and folders have to be there; a node waits for them.
 
     Raises:
         ConfigurationError: Names file, line, key path, value and remedy.
     """
     section = document.value.streams[i]
     try:
-        return _plan(document, section, pipeline, gpu)
+        return _plan(document, section, pipeline, gpu, there)
     except (SourceError, PluginError) as error:
-        raise ConfigurationError(f"{document.where('streams', i, 'source')}: {error}") from error
+        what = document.as_written(str(error))
+        raise ConfigurationError(f"{document.where('streams', i, 'source')}: {what}") from error
     except _Misfit as misfit:
         raise ConfigurationError(f"{document.where('streams', i, misfit.key)}: {misfit}") from None
 
@@ -76,12 +83,14 @@ def _plan(
     section: StreamSection,
     pipeline: Pipeline,
     gpu: int | None,
+    there: bool,
 ) -> tuple[Source, Source | None]:
     base, access = document.path.parent, plan_access(document)
     text, options = section.source.url, _options(section.source, base)
     address = parse_address(text, options, base=base)
     access.check(address)
-    _check_exists(address, text)
+    if there:
+        _check_exists(address, text)
     _check_keys(document, section, address)
     sampling = Sampling(section.frame_rate, section.every, section.key_frames)
     how: dict[str, Any] = {

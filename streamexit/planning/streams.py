@@ -14,7 +14,7 @@ from streamexit.budget.sharing import DeviceShare
 from streamexit.budget.terms import Terms
 from streamexit.config.schema import EngineSection, NodeConfiguration, StreamSection
 from streamexit.documents import Document
-from streamexit.errors import BudgetError, ConfigurationError, PipelineError
+from streamexit.errors import BudgetError, ConfigurationError, OperationError, PipelineError
 from streamexit.exits import Budget, CostTable
 from streamexit.models.pipeline import Pipeline, load_pipeline
 from streamexit.models.shipped import find_pipeline
@@ -61,15 +61,37 @@ class PlannedStream:
     maps: MapEncoder | None = None
 
 
-def plan_streams(document: Document[NodeConfiguration]) -> list[PlannedStream]:
+@dataclass(frozen=True)
+class PlannedDevice:
+    """What a node's work is done on, every "auto" decided.
+
+    Attributes:
+        backend: What the networks run on.
+        gpu: That decodes; None decodes in software.
+    """
+
+    backend: BackendOptions
+    gpu: int | None
+
+
+def plan_streams(
+    document: Document[NodeConfiguration], *, there: bool = True
+) -> list[PlannedStream]:
     """Load the pipelines and check each stream's budget, policy and source against them.
+
+    Args:
+        document: The configuration.
+        there: Whether files and folders of sources have to be there.
 
     Raises:
         ConfigurationError: Names file, line, key path, value and remedy.
     """
     check_sinks(document)
-    pipelines = load_pipelines(document)
-    return [plan_stream(document, i, pipelines) for i in range(len(document.value.streams))]
+    device, pipelines = plan_device(document), load_pipelines(document)
+    return [
+        plan_stream(document, i, pipelines, device, there=there)
+        for i in range(len(document.value.streams))
+    ]
 
 
 def load_pipelines(document: Document[NodeConfiguration]) -> dict[str, Pipeline]:
@@ -78,7 +100,6 @@ def load_pipelines(document: Document[NodeConfiguration]) -> dict[str, Pipeline]
     Raises:
         ConfigurationError: Names file, line, key path, value and remedy.
     """
-    plan_backend(document)
     pipelines: dict[str, Pipeline] = {}
     for name, folder in document.value.pipelines.items():
         try:
@@ -100,12 +121,18 @@ def _check_quantised(document: Document[NodeConfiguration], pipelines: Iterable[
             )
 
 
-def plan_backend(document: Document[NodeConfiguration]) -> BackendOptions:
-    """What the networks run on, every "auto" decided.
+def plan_device(document: Document[NodeConfiguration]) -> PlannedDevice:
+    """Where networks run and videos are decoded.
 
     Raises:
-        ConfigurationError: This machine does not have it.
+        ConfigurationError: What does not go together, or is not installed.
+        OperationError: A device that this machine does not have, now.
     """
+    backend = _plan_backend(document)
+    return PlannedDevice(backend, _plan_decoder(document, backend.device))
+
+
+def _plan_backend(document: Document[NodeConfiguration]) -> BackendOptions:
     engine = document.value.engine
     options = BackendOptions(
         kind=engine.backend,
@@ -119,15 +146,12 @@ def plan_backend(document: Document[NodeConfiguration]) -> BackendOptions:
     except ConfigurationError as error:
         field = str(error).partition(":")[0]
         raise ConfigurationError(f"{document.where('engine', field)}: {error}") from error
+    except OperationError as error:  # it may be there at the next start
+        raise OperationError(f"{document.where('engine', 'device')}: {error}") from error
 
 
-def plan_decoder(document: Document[NodeConfiguration]) -> int | None:
-    """The GPU that decodes; None decodes in software.
-
-    Raises:
-        ConfigurationError: NVDEC is asked for where networks do not run on a GPU, or without CuPy.
-    """
-    wanted, device = document.value.engine.decoder, plan_backend(document).device
+def _plan_decoder(document: Document[NodeConfiguration], device: str) -> int | None:
+    wanted = document.value.engine.decoder
     index = torch.device(device).index or 0 if device.startswith("cuda") else None
     if wanted == "software" or (wanted == "auto" and (index is None or not find_spec("cupy"))):
         return None
@@ -141,9 +165,21 @@ def plan_decoder(document: Document[NodeConfiguration]) -> int | None:
 
 
 def plan_stream(
-    document: Document[NodeConfiguration], i: int, pipelines: Mapping[str, Pipeline]
+    document: Document[NodeConfiguration],
+    i: int,
+    pipelines: Mapping[str, Pipeline],
+    device: PlannedDevice,
+    *,
+    there: bool = False,
 ) -> PlannedStream:
     """Check streams[i] against its pipeline and find everything that it needs.
+
+    Args:
+        document: The configuration.
+        i: Which stream.
+        pipelines: Of the configuration.
+        device: Of the node.
+        there: Whether a file or folder that is its source has to be there; a node waits for it.
 
     Raises:
         ConfigurationError: Names file, line, key path, value and remedy.
@@ -151,7 +187,7 @@ def plan_stream(
     section = document.value.streams[i]
     pipeline = pipelines[section.pipeline]
     try:
-        costs = _plan_costs(document, section, pipeline)
+        costs = _plan_costs(document, section, pipeline, device)
         budget = section.budget.build()
         terms = terms_of(section, budget, costs)
         check_reach(terms, costs)
@@ -162,7 +198,7 @@ def plan_stream(
         policy = load_policy(pipeline.policy_file(section.policy), pipeline.costs.fractions)
     except PipelineError as error:
         raise ConfigurationError(f"{document.where('streams', i, 'policy')}: {error}") from error
-    source, fallback = plan_source(document, i, pipeline, plan_decoder(document))
+    source, fallback = plan_source(document, i, pipeline, device.gpu, there=there)
     maps = _plan_maps(document, i, pipeline)
     table = policy.table if costs is pipeline.costs else policy.table.costing(costs.fractions)
     return PlannedStream(
@@ -171,7 +207,10 @@ def plan_stream(
 
 
 def _plan_costs(
-    document: Document[NodeConfiguration], section: StreamSection, pipeline: Pipeline
+    document: Document[NodeConfiguration],
+    section: StreamSection,
+    pipeline: Pipeline,
+    device: PlannedDevice,
 ) -> CostTable:
     """What the stream's budget counts: where the device is shared out, its milliseconds."""
     unit = section.budget.build().cost_unit
@@ -183,7 +222,7 @@ def _plan_costs(
             "with engine.milliseconds_per_second the device's time is shared out; give the budget as a "
             "fraction or in milliseconds"
         )
-    return device_costs(pipeline.folder, plan_backend(document))
+    return device_costs(pipeline.folder, device.backend)
 
 
 def check_bounds(section: StreamSection, terms: Terms) -> None:

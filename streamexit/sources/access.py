@@ -67,6 +67,9 @@ class Access:
             )
         if address.kind in ("file", "images", "watch"):
             self.check_path(Path(address.location))
+        elif address.kind == "usb":
+            if not Path(address.location).resolve().is_relative_to("/dev"):
+                self.check_path(Path(address.location))
         elif address.kind == "plugin" and self.schemes is None and self.roots is not None:
             raise _refusal(
                 f"{address}: what {address.scheme} reads cannot be held to access.roots; "
@@ -150,7 +153,7 @@ class Access:
         Raises:
             SourceError: Reason "policy".
         """
-        if host not in {*own, *self.hosts}:
+        if host.lower() not in {name.lower() for name in (*own, *self.hosts)}:
             raise _refusal(
                 f"{host}: is another host than the source's own ({', '.join(own)}); if it is meant, "
                 "add it to access.hosts"

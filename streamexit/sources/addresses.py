@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 from streamexit.documents import did_you_mean
 from streamexit.errors import SourceError
 from streamexit.plugins import load_plugin, plugins
-from streamexit.redact import redact
+from streamexit.redact import redact, redact_address
 
 Kind = Literal[
     "file", "stdin", "rtsp", "rtmp", "http", "hls", "udp", "tcp", "usb",
@@ -44,6 +44,7 @@ RECORDING_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
 """A URL whose path ends so is taken for a recording, unless `live` says otherwise."""
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+_NO_SCHEME = re.compile(r"^[^/\s]*:[^/\s]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +198,17 @@ def _parse(text: str, options: SourceOptions, base: Path) -> Address:
         return Address(kind, word, located, options)
     if text.startswith("/dev/video"):
         return Address("usb", "usb", text, options)
+    _refuse_mistyped(text)
     return Address("file", "file", str(base / text), options)
+
+
+def _refuse_mistyped(text: str) -> None:
+    """URLs that would be taken for files, and shown with their passwords when there is no such file."""
+    word, _, rest = text.partition(":")
+    if word.lower() in SCHEMES and rest.startswith("/"):
+        raise _bad(text, f"names no host; did you mean {word}://...?")
+    if _NO_SCHEME.match(text):
+        raise _bad(text, "names no scheme; did you mean rtsp://...? A file of that name is ./...")
 
 
 def _parse_url(text: str, scheme: str, options: SourceOptions, base: Path) -> Address:
@@ -241,9 +252,7 @@ def _split(text: str) -> SplitResult:
 
 
 def _bad(text: str, what: str) -> SourceError:
-    joined = "".join(text.split())  # white space in a password would end it for whoever hides it
-    shown = redact(joined) if redact(joined) != joined else text
-    return SourceError(f"{shown}: {what}", reason="bad_source")
+    return SourceError(f"{redact_address(text)}: {what}", reason="bad_source")
 
 
 def _listed(kinds: tuple[Kind, ...]) -> str:

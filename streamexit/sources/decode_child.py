@@ -41,11 +41,12 @@ class _Parent:
     def lost(self, reason: DropReason) -> None:
         self.say(lost=reason)
 
-    def alive(self) -> None:
-        now = time.monotonic()
+    def alive(self, watch: Watch) -> None:
+        now, problem = time.monotonic(), watch.problem
         if now - self._said_at > ALIVE_EVERY_SECONDS:
             self._said_at = now
-            self.say(alive=True)
+            about = {"problem": str(problem), "reason": problem.reason} if problem else {}
+            self.say(alive=True, idle=watch.idle, **about)
 
 
 class _Watch(Watch):
@@ -57,7 +58,7 @@ class _Watch(Watch):
 
     def alive(self) -> None:
         super().alive()
-        self._parent.alive()
+        self._parent.alive(self)
 
 
 def main() -> None:
@@ -66,7 +67,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the node, which ends us
     memory = int(sys.argv[1])
     parent = _Parent()
-    with open(0, "rb", buffering=0, closefd=False) as requests:  # nothing more than it is read
+    with open(0, "rb", closefd=False) as requests:  # nothing more is written until a picture came
         request = pickle.load(requests)
     p = request["preprocessing"]
     size = p.height * p.width * 3

@@ -130,19 +130,27 @@ class ProcessSource:
 
     def _note(self, message: Mapping[str, Any], report: DropReport, watch: Watch) -> None:
         if message.get("alive"):
+            watch.idle = bool(message.get("idle"))
+            watch.problem = _problem(message, "problem")
             watch.alive()
         elif message.get("lost") in get_args(DropReason):
             report(message["lost"])
-        elif "error" in message:
-            reason = message.get("reason")
-            known = reason if reason in REASONS else "internal"
-            raise SourceError(redact(str(message["error"])), reason=known)
+        elif error := _problem(message, "error"):
+            raise error
 
     def _crashed(self, how: str) -> SourceError:
         return SourceError(
             f"{self._shown}: its decoder's process {how}; nothing else is affected",
             reason="crashed",
         )
+
+
+def _problem(message: Mapping[str, Any], key: str) -> SourceError | None:
+    if key not in message:
+        return None
+    reason = message.get("reason")
+    known = reason if reason in REASONS else "internal"
+    return SourceError(redact(str(message[key])), reason=known)
 
 
 def _picture(image: Image, message: Mapping[str, Any]) -> Picture:

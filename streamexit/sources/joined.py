@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from streamexit.errors import SourceError
 from streamexit.sources.source import DropReport, Picture, Source, Watch
-
-FIRST_STEP = 0.04
-"""Seconds between two parts when a part has one picture only."""
+from streamexit.sources.splice import Splice
 
 
 class JoinedSource:
@@ -33,20 +30,10 @@ class JoinedSource:
 
     def pictures(self, report: DropReport, watch: Watch | None = None) -> Iterator[Picture]:
         """See `Source`; timestamps go on from part to part."""
-        offset, step, base, epoch = 0.0, FIRST_STEP, 0, 0
+        splice = Splice(counted=False)
         again = True
         while again:
-            again = False
+            before = splice.pictures
             for part in self._parts:
-                first = last = None
-                for picture in part.pictures(report, watch):
-                    first = picture.pts_seconds if first is None else first
-                    pts = offset + picture.pts_seconds - first
-                    step = pts - last if last is not None else step
-                    last = pts
-                    epoch = base + picture.epoch
-                    yield replace(picture, pts_seconds=pts, epoch=epoch)
-                base = epoch
-                if last is not None:
-                    offset = last + step
-                    again = self._repeat  # a round without a single picture is the last
+                yield from splice.play(part.pictures(report, watch))
+            again = self._repeat and splice.pictures > before  # a round without any is the last

@@ -16,10 +16,11 @@ State = Literal[
 ]
 """
 connecting: being opened for the first time, or after it was disabled.
-online: pictures come.
-stalled: open, but no picture for a while.
+online: pictures come; of a watched folder: it can be read.
+stalled: open, but no picture for a while; of a watched folder: it cannot be read now.
 reconnecting: lost; the first new attempt is waited for or under way.
-offline: at least one attempt has failed since the last picture; others follow.
+offline: at least one attempt has failed since the last picture; others follow. A recording that is not
+    there is tried again, too.
 disabled: not wanted now.
 ended: a recording is over.
 error: a recording that cannot be read (to its end), or a stream that is not tried again.
@@ -28,7 +29,7 @@ error: a recording that cannot be read (to its end), or a stream that is not tri
 FINAL: Final = frozenset[State]({"ended", "error"})
 
 TRANSITIONS: Final[dict[State, frozenset[State]]] = {
-    "connecting": frozenset({"online", "offline", "disabled", "ended", "error"}),
+    "connecting": frozenset({"online", "stalled", "offline", "disabled", "ended", "error"}),
     "online": frozenset({"stalled", "reconnecting", "disabled", "ended", "error"}),
     "stalled": frozenset({"online", "reconnecting", "disabled", "ended", "error"}),
     "reconnecting": frozenset({"online", "offline", "disabled", "ended", "error"}),

@@ -31,6 +31,7 @@ from streamexit.sources.life import (
     StreamState,
     retry_pause,
 )
+from streamexit.sources.numbering import Numbering
 from streamexit.sources.source import Picture, Source, Watch
 
 log = logging.getLogger(__name__)
@@ -46,10 +47,6 @@ RECORDING_PATIENCE = 6
 WELL_SECONDS = 2.0
 """A stream that is online for longer is well. Pauses grow with the time since it was last: one that breaks
 after each first picture is not knocked at ever faster."""
-
-STEP_SECONDS = 0.04
-"""Between the last frame of one opening and the first of the next."""
-
 
 _SILENCE = {"decode_error": "decode_errors", "too_old": "too_slow"}
 """Why frames are lost -> reason for a silence."""
@@ -80,7 +77,8 @@ class Reader:
     """Reads one source, attempt after attempt.
 
     A recording that breaks is in error, one that ends has ended; a live source is opened again
-    after either, with capped exponential backoff and jitter. See `life` for the states.
+    after either, with capped exponential backoff and jitter, and so is a recording that is missing, if that
+    is wanted: its disk may come back. See `life` for the states.
 
     Args:
         stream_id: Whose frames these are.
@@ -98,6 +96,7 @@ class Reader:
             while `MOST_HUNG` threads hang.
         demand: What is asked of the source meanwhile.
         first_epoch: Of its first frame.
+        await_missing: Try a recording that is not there again and again.
     """
 
     def __init__(
@@ -116,6 +115,7 @@ class Reader:
         fallback: Source | None = None,
         demand: Demand | None = None,
         first_epoch: int = 0,
+        await_missing: bool = False,
     ) -> None:
         self._stream_id = stream_id
         self._source = source
@@ -134,15 +134,10 @@ class Reader:
         self._abandoned: list[_Attempt] = []
         self._failed = 0
         self._last_well = clock()
-        self._reopened = False
         self._retry_at = 0.0
         self._started = self._stopped = False
-        self._index = 0
-        self._epoch = first_epoch
-        self._epoch_of_source = 0
-        self._dropped = 0
-        self._pts_base = 0.0
-        self._last_pts: float | None = None
+        self._await_missing = await_missing
+        self._numbering = Numbering(first_epoch)
         self.state = StreamState("connecting")
         """Latest; see `life`."""
 
@@ -200,11 +195,17 @@ class Reader:
             attempt = self._attempt
             idle = not self._started or self.state.state == "disabled"
             if attempt is None and not idle and not self.state.final:
-                self._change("ended", "stopped")
+                self._end_between_attempts()
             if attempt is None:
                 self._buffer.finish()
         if attempt is not None:
             attempt.watch.stop()
+
+    def _end_between_attempts(self) -> None:
+        if self._source.live:
+            self._change("ended", "stopped")
+        else:  # a recording that was not there until the end
+            self._change("error", self.state.reason, self.state.message)
 
     def join(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the present attempt; whether it has ended."""
@@ -218,7 +219,7 @@ class Reader:
     @property
     def epoch(self) -> int:
         """Of the latest frame."""
-        return self._epoch
+        return self._numbering.epoch
 
     @property
     def hung(self) -> int:
@@ -237,6 +238,8 @@ class Reader:
 
     def _watch(self, attempt: _Attempt, now: float) -> None:
         since, patience = attempt.watch.silent_since, self._patience
+        if attempt.watch.idle:
+            self._note_idle(attempt.watch.problem)
         if since is None:
             return
         silent = now - since
@@ -251,6 +254,16 @@ class Reader:
                 f"stream {self._stream_id}: no picture for {self._patience.stalled_seconds:g} s"
             )
             self._change("stalled", reason, message)
+
+    def _note_idle(self, problem: SourceError | None) -> None:
+        """An open source that has nothing to play is as it should be, unless it says why not."""
+        state = self.state.state
+        if problem is None:
+            if state != "online":
+                self._change("online")
+        elif "stalled" in TRANSITIONS[state]:
+            message = f"stream {self._stream_id}: {problem}"
+            self._change("stalled", problem.reason, message)
 
     def _is_stalled(self, silent: float) -> bool:
         live_and_well = self._source.live and self.state.state == "online"
@@ -288,7 +301,7 @@ class Reader:
         self._begin_again()
 
     def _begin_again(self) -> None:
-        self._reopened = self._last_pts is not None
+        self._numbering.reopen()
         self._begin()
 
     def _begin(self) -> None:
@@ -306,7 +319,10 @@ class Reader:
 
     def _settle(self, outcome: StreamState) -> None:
         """An attempt is over: the end, or another one later."""
-        if self._stopped or not self._source.live:
+        missing = self._await_missing and outcome.reason == "not_found"
+        if not self._source.live:  # nobody waits for a recording that is not there, but it may come
+            self._buffer.finish()
+        if self._stopped or not (self._source.live or missing):
             self._change(outcome.state, outcome.reason, outcome.message)
             self._buffer.finish()
             return
@@ -385,6 +401,7 @@ class Reader:
 
     def _note_picture(self, attempt: _Attempt) -> None:
         now, attempt.loss = self._clock(), ""
+        attempt.watch.idle, attempt.watch.problem = False, None
         if attempt.opened_at is None:
             attempt.opened_at = now
         elif now - attempt.opened_at > WELL_SECONDS:
@@ -397,33 +414,23 @@ class Reader:
     def _frame(self, picture: Picture, offset: float) -> Frame:
         """Number and stamp a picture; `offset` is its time since the first of its opening."""
         self._buffer.counters.seen()
-        if self._reopened and self._last_pts is not None:
-            self._reopened = False
-            self._buffer.counters.reconnects += 1
-            self._pts_base = self._last_pts + STEP_SECONDS
-            self._epoch, self._epoch_of_source = self._epoch + 1, 0
-        now, pts = self._clock(), self._pts_base + offset
-        self._last_pts = pts
-        if picture.epoch != self._epoch_of_source:
-            self._epoch += picture.epoch - self._epoch_of_source
-            self._epoch_of_source = picture.epoch
-        captured_at = pts if self._wall_clock is None else self._wall_clock() - picture.lag_seconds
+        place = self._numbering.place(offset, picture.epoch)
+        self._buffer.counters.reconnects += place.rejoins
+        now, wall = self._clock(), self._wall_clock
         info = FrameInfo(
             stream_id=self._stream_id,
-            index=self._index,
-            pts_seconds=pts,
-            captured_at=captured_at,
+            index=place.index,
+            pts_seconds=place.pts_seconds,
+            captured_at=wall() - picture.lag_seconds if wall else place.pts_seconds,
             label=picture.label,
             size=picture.size,
             decoder=picture.decoder,
-            epoch=self._epoch,
-            dropped_before=self._dropped,
+            epoch=place.epoch,
+            dropped_before=place.dropped_before,
             media=picture.media,
             expires_at=now - picture.lag_seconds + self._max_age,
             shown=self._to_show(picture),
         )
-        self._index += 1
-        self._dropped = 0
         return Frame(info, picture.image)
 
     def _to_show(self, picture: Picture) -> Image | None:
@@ -439,4 +446,4 @@ class Reader:
                 attempt.loss = reason
                 self._buffer.counters.seen()
                 self._buffer.counters.drop(reason)
-                self._dropped += 1
+                self._numbering.lose()

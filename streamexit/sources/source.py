@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from streamexit.errors import SourceError
 from streamexit.frame import Decoder, Media
 from streamexit.metrics import DropReason
 from streamexit.preprocessing import Image
@@ -59,6 +60,8 @@ class Watch:
 
     Attributes:
         silent_since: From when on the source has been waited for; None while it is not waited for.
+        idle: Whether the source is open and has nothing to play yet.
+        problem: Why it has not; None if all is well.
         demand: See above.
     """
 
@@ -71,10 +74,23 @@ class Watch:
         self._lock = threading.Lock()
         self._actions: list[Callable[[], None]] = []
         self.silent_since: float | None = clock()
+        self.idle = False
+        self.problem: SourceError | None = None
 
     def alive(self) -> None:
         """The source works, though it has no picture to yield: it left some out, or waits for a file."""
         self.silent_since = self._clock()
+
+    def wait_idly(self, seconds: float, problem: SourceError | None = None) -> None:
+        """The source has nothing to play, and looks again later.
+
+        Args:
+            seconds: Until then.
+            problem: Why it cannot even look.
+        """
+        self.idle, self.problem = True, problem
+        self.alive()
+        self.wait(seconds)
 
     def stop(self) -> None:
         """End the reading, from another thread, as far as whatever it waits for can be ended."""

@@ -6,12 +6,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 from streamexit.errors import SourceError
 from streamexit.sources.access import Access, file_error
 from streamexit.sources.source import DropReport, Picture, Source, Watch
+from streamexit.sources.splice import Splice
 
 log = logging.getLogger(__name__)
 
@@ -23,14 +23,12 @@ SUFFIXES = frozenset(
 LOOK_SECONDS = 0.5
 """Between two looks into the folder; file systems of other machines send no notices."""
 
-FIRST_STEP = 0.04
-"""Seconds between two recordings when the first has one picture only."""
-
 
 class WatchedSource:
     """Recordings of a folder in the order in which they were last written to.
 
-    One that cannot be read is reported, logged and left behind.
+    One that cannot be read is reported, logged and left behind. A folder that cannot be read is looked
+    into again, for ever: it may lie on a disk that comes back.
 
     Args:
         folder: Sub-folders are not looked into.
@@ -59,29 +57,20 @@ class WatchedSource:
         self._settle_seconds = settle_seconds
         self._clock = clock
         self._known: dict[Path, tuple[tuple[int, int], float]] = {}
-        self._done: set[Path] = set()
-        if not existing:
-            self._done = set(self._look())
+        self._done: set[Path] | None = set() if existing else None
+        self._problem: SourceError | None = None
+        self._look()
 
     def pictures(self, report: DropReport, watch: Watch | None = None) -> Iterator[Picture]:
         """See `Source`; timestamps go on from recording to recording, each an epoch of its own."""
         watch = watch or Watch()
-        offset, step, epoch = 0.0, FIRST_STEP, 0
+        splice = Splice(counted=True)
         while not watch.stopped:
             path = self._next()
             if path is None:
-                watch.alive()
-                watch.wait(LOOK_SECONDS)
-                continue
-            last, played = None, epoch
-            for picture in self._play(path, report, watch):
-                pts = offset + picture.pts_seconds
-                step = pts - last if last is not None else step
-                last = pts
-                played = epoch + picture.epoch
-                yield replace(picture, pts_seconds=pts, epoch=played)
-            if last is not None:
-                offset, epoch = last + step, played + 1
+                watch.wait_idly(LOOK_SECONDS, self._problem)
+            else:
+                yield from splice.play(self._play(path, report, watch))
 
     def _play(self, path: Path, report: DropReport, watch: Watch) -> Iterator[Picture]:
         try:
@@ -94,7 +83,8 @@ class WatchedSource:
         """The oldest recording that is whole and has not been played."""
         found = self._look()
         now = self._clock()
-        waiting = {path: shape for path, shape in found.items() if path not in self._done}
+        done = set[Path]() if self._done is None else self._done
+        waiting = {path: shape for path, shape in found.items() if path not in done}
         self._known = {
             path: self._known[path]
             if path in self._known and self._known[path][0] == shape
@@ -109,21 +99,26 @@ class WatchedSource:
         if not whole:
             return None
         _, path = min(whole)
-        self._done.add(path)
+        done.add(path)
         return path
 
     def _look(self) -> dict[Path, tuple[int, int]]:
-        """Size and time of change in nanoseconds of every recording in the folder."""
+        """Size and time of change in nanoseconds of every recording in the folder; nothing if it cannot be read."""
         self._access.check_path(self._folder)
         try:
             paths = list(self._folder.iterdir())
         except OSError as error:
-            raise file_error(self._folder, error) from error
-        self._done &= set(paths)  # what was taken away may come again
+            if self._problem is None:
+                self._problem = file_error(self._folder, error)
+                log.warning("%s; it is looked into again and again", self._problem)
+            return {}
+        self._problem = None
         found = {}
         for path in paths:
             if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
                 with suppress(OSError):  # taken away while we looked, or a link to nothing
                     status = path.stat()
                     found[path] = (status.st_size, status.st_mtime_ns)
+        # what was taken away may come again; what lies there at the first look is not wanted
+        self._done = set(found) if self._done is None else self._done & set(paths)
         return found

@@ -12,12 +12,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
+from streamexit.backends.torch_backend import TorchBackend
 from streamexit.cli.commands import app
 from streamexit.cli.logs import formatter
 from tests.conftest import Mosquitto
-from tests.faults.rig import free_port
+from tests.faults.rig import deaf_port
 
 TIME_LIMIT = 90
 
@@ -70,7 +72,7 @@ def test_systemd_is_told(tmp_path: Path, toy_pipeline: Path) -> None:
         supervisor.bind(str(tmp_path / "notify"))
         supervisor.settimeout(TIME_LIMIT)
         # the HTTP server, which could reach for the log, too
-        config = node(tmp_path, toy_pipeline, http={"port": free_port()})
+        config = node(tmp_path, toy_pipeline, http={"port": 0})
         process = subprocess.Popen(
             [sys.executable, "-m", "streamexit", "run", str(config), "--log-format", "json"],
             stdout=subprocess.DEVNULL,
@@ -102,6 +104,29 @@ def test_systemd_is_told(tmp_path: Path, toy_pipeline: Path) -> None:
     assert any("configuration read again by SIGHUP" in e["message"] for e in events)
 
 
+def test_the_end_of_its_terminal_ends_a_node_in_order(tmp_path: Path, toy_pipeline: Path) -> None:
+    """Where nobody can have meant a reload."""
+    parent, terminal = os.openpty()
+    config = str(node(tmp_path, toy_pipeline))
+    command = [sys.executable, "-m", "streamexit", "run", config, "--json", "--log-format", "json"]
+    process = subprocess.Popen(
+        command,
+        stdin=terminal,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr
+    while "a: online" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGHUP)
+    summary, _ = process.communicate(timeout=TIME_LIMIT)
+    os.close(parent)
+    os.close(terminal)
+    assert process.returncode == 0
+    assert json.loads(summary)["streams"]["a"]["state"] == "ended"
+
+
 def examined(config: Path) -> tuple[int, dict[str, tuple[str, str]]]:
     """Exit code, and outcome and message by check."""
     done = CliRunner().invoke(app, ["doctor", str(config), "--json", "--timeout", "5"])
@@ -114,27 +139,54 @@ def test_the_doctor_finds_everything_well(
     mosquitto: Mosquitto, tmp_path: Path, toy_pipeline: Path
 ) -> None:
     """With a broker that passes a message on, and a source that shows a picture."""
-    config = node(tmp_path, toy_pipeline, mqtt={"url": mosquitto.url}, http={"port": free_port()})
+    config = node(tmp_path, toy_pipeline, mqtt={"url": mosquitto.url}, http={"port": 0})
     code, found = examined(config)
     assert code == 0
     assert {check: outcome for check, (outcome, _) in found.items() if outcome == "bad"} == {}
     assert "MQTT 5, a message to streamexit/node/doctor came back" in found["broker"][1]
     assert "the first after" in found["source a"][1]
+    assert found["overlay_file"][0] == "good"
+
+
+def test_the_doctor_knows_what_waits_and_what_cannot_be_kept(
+    tmp_path: Path, toy_pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watched folder may be empty; a missing clip is one finding; a network that does not run is one, too."""
+    (tmp_path / "in").mkdir()
+    files = {"state_file": "nowhere/state.json", "overlay_file": "nowhere/overlay.yaml"}
+    engine = {"backend": "torch"}
+    config = node(tmp_path, toy_pipeline, engine=engine, results_file="out/r.jsonl", **files)
+    document = yaml.safe_load(config.read_text())
+    rest = {key: value for key, value in document["streams"][0].items() if key != "id"}
+    for name, source in (("b", "watch:in"), ("c", "gone.mp4")):
+        document["streams"].append({**rest, "id": name, "source": source})
+    config.write_text(yaml.safe_dump(document))
+
+    def breaks(*arguments: object) -> None:
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(TorchBackend, "submit", breaks)
+    code, found = examined(config)
+    assert code == 1
+    assert found["source b"][0] == "good"
+    assert found["source c"][0] == "bad"
+    assert "no such file" in found["source c"][1]
+    assert "no kernel image" in found["backend"][1]
+    assert found["results_file"][0] == "good"
+    assert [found[name][0] for name in files] == ["bad", "bad"]
 
 
 def test_the_doctor_says_what_to_do(tmp_path: Path, toy_pipeline: Path) -> None:
     """Of a broker that is not there, a port that is taken, a camera that refuses, a folder that cannot be."""
     (tmp_path / "file").write_text("")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+    with socket.create_server(("127.0.0.1", 0)) as taken, deaf_port() as deaf:
         config = node(
             tmp_path,
             toy_pipeline,
             mqtt={"url": "mqtt://127.0.0.1:1", "spool": {"file": "file/spool"}},
             http={"port": taken.getsockname()[1]},
         )
-        text = config.read_text().replace(
-            "synthetic:frames=1000000", f"tcp://127.0.0.1:{free_port()}"
-        )
+        text = config.read_text().replace("synthetic:frames=1000000", f"tcp://127.0.0.1:{deaf}")
         config.write_text(text)
         code, found = examined(config)
     assert code == 1

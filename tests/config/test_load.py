@@ -130,6 +130,8 @@ def test_broker_url_is_accepted(tmp_path: Path, url: str) -> None:
         ("mqtt://broker:0", "port must be a number"),
         ("mqtt://me:hunter2@broker", "username and password"),
         ("mqtt://me@broker", "username and password"),
+        ("mqtt://me:my hunter2@broker", "username and password"),
+        ("mqtt:/me:hunter2@broker", "mqtt://host"),
     ],
 )
 def test_wrong_broker_url_is_refused(tmp_path: Path, url: str, expected: str) -> None:
@@ -159,6 +161,37 @@ def test_a_password_in_the_file_is_refused(tmp_path: Path) -> None:
     message = refusal(write(tmp_path, source="{url: 'rtsp://cam/1', username: v, password: alpha}"))
     assert "streams[0].source.password" in message
     assert "alpha" not in message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rtsp://192.0.2.1:554/cam@1",
+        "https://192.0.2.1:8443/@user/live.m3u8",
+        "rtsp://[2001:db8::1]/cam@1",
+    ],
+)
+def test_a_path_with_an_at_sign_is_no_password(tmp_path: Path, url: str) -> None:
+    """What stands before it is a host."""
+    document = load_configuration(write(tmp_path, source=f"'{url}'"))
+    assert document.value.streams[0].source.url == url
+
+
+def test_a_password_that_spoils_its_url_is_refused(tmp_path: Path) -> None:
+    """It is one, though the URL cannot be split."""
+    message = refusal(write(tmp_path, source="'rtsp://viewer:alpha/omega@cam/1'"))
+    assert "a password does not belong into this file" in message
+
+
+def test_what_a_variable_stands_for_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it was put: messages show what is written."""
+    monkeypatch.setenv("SECRET_OF_MINE", "alpha omega")
+    for top in ("http: {host: '${SECRET_OF_MINE}'}", "node: {id: '${SECRET_OF_MINE}'}"):
+        message = refusal(write(tmp_path, top=top))
+        assert "alpha" not in message
+        assert "${SECRET_OF_MINE}" in message
 
 
 @pytest.mark.parametrize("password", PASSWORDS)

@@ -52,6 +52,7 @@ def test_what_commands_changed_is_there_after_a_restart(file: Path) -> None:
     changes.note_changed("d", "frame_rate", 5.0)
     document = load_configuration(file)
     assert ids(document) == ["b", "c", "d"]
+    assert f"{file.with_suffix('.overlay.yaml')}, removed: a" in document.elsewhere.values()
     b, _, d = document.value.streams
     assert (b.budget.fraction, b.enabled, b.budget.strict) == (0.8, False, False)
     assert d.frame_rate == 5.0

@@ -159,9 +159,10 @@ def test_bad_replay_arguments(toy_pipeline: Path, arguments: list[str], said: st
 
 
 def test_debug_shows_the_traceback() -> None:
-    """--debug is for whoever wants to see where it happened."""
+    """--debug is for whoever wants to see where it happened; the exit code stays."""
     done = streamexit("--debug", "check", "nowhere.yaml")
     assert "Traceback" in done.stderr
+    assert done.returncode == 2
 
 
 CONFIG = """

@@ -65,6 +65,17 @@ def test_profile_writes_the_table_of_this_device(pipeline: Path) -> None:
     assert Path(document["file"]) == profile_file(pipeline, BackendOptions(device="cpu"))
 
 
+def test_a_profile_lies_with_the_pipeline_that_was_named(
+    tmp_path: Path, pipeline: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by the name of one that ships, wherever the command runs."""
+    monkeypatch.setattr("streamexit.models.shipped.shipped_pipelines", lambda: {"ships": pipeline})
+    monkeypatch.chdir(tmp_path)
+    done = called("profile", "ships", *DEVICE, "--max-batch", "1", "--json")
+    assert done.exit_code == 0, done.output
+    assert Path(json.loads(done.stdout)["file"]).is_relative_to(pipeline)
+
+
 def test_profile_for_people(pipeline: Path) -> None:
     """A table that marks what a node would choose, and the file's name."""
     done = called("profile", pipeline, *DEVICE, "--max-batch", "1")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import shutil
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
+from streamexit import roster
+from streamexit.backends.backend import Backend
 from streamexit.config.load import load_configuration
+from streamexit.engine.worker import Feed
+from streamexit.errors import OperationError, PipelineError
+from streamexit.models.pipeline import Pipeline
 from streamexit.runtime import Node
 from streamexit.sources.life import StreamState
 from streamexit.sources.sampling import Sampling
@@ -194,3 +201,131 @@ def test_a_stream_that_is_opened_anew_keeps_its_budget_and_hears_no_ghosts(
             assert node.streams["a"].state.reason == "broken"
 
     asyncio.run(body())
+
+
+SOURCE = "synthetic:frames=1000000"
+BROKER = {"url": "mqtt://127.0.0.1:1"}
+
+
+def sections(**sources: str) -> list[dict[str, Any]]:
+    """Streams by id."""
+    rest = {"pipeline": "toy", "budget": {"fraction": 0.7}}
+    return [{"id": name, "source": source, **rest} for name, source in sources.items()]
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    """Another content of some keys of the file."""
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
+
+
+def test_a_network_that_cannot_be_opened_leaves_every_stream_alone(
+    toy_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that the file changes, and that need no other network."""
+    path, other = tmp_path / "node.yaml", shutil.copytree(toy_pipeline, tmp_path / "other")
+    before = sections(a=SOURCE, b=SOURCE)
+    node = node_of(path, toy_pipeline, mqtt=BROKER, streams=before)
+
+    def fails(pipeline: Pipeline, *args: Any, **options: Any) -> Backend:
+        raise PipelineError(f"{pipeline.name}: no space left on the device")
+
+    async def body() -> None:
+        async with alive(node):
+            streams = dict(node.streams)
+            monkeypatch.setattr(roster, "open_backend", fails)
+            a, b = sections(a=SOURCE, b=f"{SOURCE},seed=1")
+            pipelines = {"toy": str(toy_pipeline), "other": str(other)}
+            rewrite(path, pipelines=pipelines, streams=[{**a, "pipeline": "other"}, b])
+            refused = await node.reload(cause="test")
+            assert refused.error
+            assert "no space left" in refused.error.message
+            assert dict(node.streams) == streams
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("error", [OperationError("it stays"), RuntimeError("a defect")])
+def test_a_stream_that_does_not_leave_the_engine_stops_no_other(
+    toy_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It is named as a problem, the others change, and the next reload finds it."""
+    path = tmp_path / "node.yaml"
+    node = node_of(path, toy_pipeline, mqtt=BROKER, streams=sections(a=SOURCE, b=SOURCE))
+
+    async def body() -> None:
+        async with alive(node):
+            former, remove = node.streams["a"].feed, node._worker.remove
+
+            def stays(feed: Feed) -> bool:
+                if feed is former:
+                    raise error
+                return remove(feed)
+
+            monkeypatch.setattr(node._worker, "remove", stays)
+            changed = f"{SOURCE},seed=1"
+            rewrite(path, streams=sections(a=changed, b=changed, c=SOURCE))
+            taken = (await node.reload(cause="test")).data
+            assert (taken["reopened"], taken["added"]) == (["b"], ["c"])
+            assert len(taken["problems"]) == 1
+            monkeypatch.undo()
+            assert (await node.reload(cause="test")).data["reopened"] == ["a"]
+
+    asyncio.run(body())
+
+
+def test_a_recording_that_has_been_deleted_spoils_no_reload(
+    toy_pipeline: Path, tmp_path: Path, make_clip: Callable[..., Path]
+) -> None:
+    """It has been played, and the file still names it."""
+    path, clip = tmp_path / "node.yaml", tmp_path / "clip.mp4"
+    shutil.copy(make_clip("reloaded.mp4", frames=3), clip)
+    node = node_of(path, toy_pipeline, mqtt=BROKER, streams=sections(a=str(clip), b=SOURCE))
+
+    async def body() -> None:
+        async with alive(node):
+            while not node.streams["a"].finished:  # noqa: ASYNC110 - a thread says so
+                await asyncio.sleep(0)
+            clip.unlink()
+            rewrite(path, streams=sections(a=str(clip), b=SOURCE, c=SOURCE))
+            taken = await node.reload(cause="test")
+            assert taken.data["added"] == ["c"]
+            assert not taken.data["reopened"]
+
+    asyncio.run(body())
+
+
+def test_a_node_ends_while_a_network_is_being_opened(
+    toy_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A conversion may take minutes, which nobody who stops a node waits for; later commands are refused."""
+    other = shutil.copytree(toy_pipeline, tmp_path / "other")
+    pipelines = {"toy": str(toy_pipeline), "other": str(other)}
+    streams = sections(a=SOURCE)
+    node = node_of(
+        tmp_path / "node.yaml", toy_pipeline, mqtt=BROKER, streams=streams, pipelines=pipelines
+    )
+    begun, released, waited_for = (threading.Event() for _ in range(3))
+
+    def slowly(*args: Any, **options: Any) -> Backend:
+        begun.set()
+        if not released.wait(TIME_LIMIT):
+            waited_for.set()
+        raise PipelineError("too late")
+
+    async def body() -> None:
+        async with alive(node):
+            assert node.dispatcher
+            monkeypatch.setattr(roster, "open_backend", slowly)
+            section = {**sections(x=SOURCE)[0], "pipeline": "other"}
+            asking = node.dispatcher.answer("add_stream", {"stream": section}, cause="test")
+            asked = asyncio.create_task(asking)
+            await asyncio.to_thread(begun.wait)
+        assert not asked.done()
+        asked.cancel()
+        late = await node.dispatcher.answer("remove_stream", {"stream": "a"}, cause="test")
+        assert late.error
+        assert late.error.message == "the node is being stopped"
+
+    asyncio.run(body())
+    assert not waited_for.is_set()
+    released.set()

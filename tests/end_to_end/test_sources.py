@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.faults.rig import free_port
+from tests.faults.rig import deaf_port
 
 TIME_LIMIT = 120.0
 
@@ -36,8 +36,9 @@ def test_a_node_ends_with_its_recordings(toy_pipeline: Path, tmp_path: Path) -> 
     """Beside a stream that is not enabled, and a camera that is given up; each says how it ended."""
     recording = {"id": "a", "source": "synthetic:frames=30", "pace": "fast"}
     off = {"id": "b", "source": "rtsp://127.0.0.1:9/x", "enabled": False}
-    gone = {"id": "c", "source": f"tcp://127.0.0.1:{free_port()}", "attempts": 2}
-    code, streams, complaints = run(tmp_path, toy_pipeline, recording, off, gone)
+    with deaf_port() as port:
+        gone = {"id": "c", "source": f"tcp://127.0.0.1:{port}", "attempts": 2}
+        code, streams, complaints = run(tmp_path, toy_pipeline, recording, off, gone)
     ends = {name: (stream["state"], stream["reason"]) for name, stream in streams.items()}
     assert ends == {
         "a": ("ended", "end_of_stream"),
@@ -48,6 +49,16 @@ def test_a_node_ends_with_its_recordings(toy_pipeline: Path, tmp_path: Path) -> 
     assert code == 2
     assert "2 attempts" in complaints
     assert "enabled" not in complaints  # it is as it should be
+
+
+def test_a_recording_that_is_not_there_keeps_no_node(toy_pipeline: Path, tmp_path: Path) -> None:
+    """It is in error at the end; the others are answered."""
+    there = {"id": "a", "source": "synthetic:frames=30", "pace": "fast"}
+    code, streams, complaints = run(tmp_path, toy_pipeline, there, {"id": "b", "source": "b.mp4"})
+    assert (streams["b"]["state"], streams["b"]["reason"]) == ("error", "not_found")
+    assert streams["a"]["answered"] == 30
+    assert "b.mp4: no such file" in complaints
+    assert code == 2
 
 
 def test_a_refused_stream_is_left_alone(toy_pipeline: Path, tmp_path: Path) -> None:

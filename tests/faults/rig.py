@@ -45,12 +45,21 @@ def free_port() -> int:
         return port
 
 
+@contextlib.contextmanager
+def deaf_port() -> Iterator[int]:
+    """A loopback port that refuses connections, and that nobody else gets meanwhile."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
 class Camera:
     """An RTSP camera that can be mistreated."""
 
     def __init__(self, **wanted: Any) -> None:
         self.wanted = {"port": free_port(), **wanted}
         self._process: subprocess.Popen[str] | None = None
+        self._has_listened = False
 
     @property
     def port(self) -> int:
@@ -66,6 +75,14 @@ class Camera:
     def start(self, **changes: Any) -> None:
         """Start it; `changes` stay."""
         self.wanted |= changes
+        if self._try_to_start():
+            self._has_listened = True
+            return
+        self.kill()
+        assert not self._has_listened, f"somebody took port {self.port}"
+        self.start(port=free_port())  # somebody was faster
+
+    def _try_to_start(self) -> bool:
         wanted = {key: value for key, value in self.wanted.items() if value is not None}
         self._process = subprocess.Popen(
             [SYSTEM_PYTHON, str(SERVER), json.dumps(wanted)],
@@ -74,7 +91,7 @@ class Camera:
             text=True,
         )
         assert self._process.stdout
-        assert self._process.stdout.readline().strip() == "listening"
+        return self._process.stdout.readline().strip() == "listening"
 
     def kill(self) -> None:
         """End it as a power failure would; connections are reset or closed by the kernel."""

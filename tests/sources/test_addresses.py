@@ -185,6 +185,42 @@ def test_files_can_be_confined(tmp_path: Path) -> None:
             access.check(parse_address(path, base=inside))
 
 
+def test_a_camera_is_a_device_or_lies_in_the_roots(tmp_path: Path) -> None:
+    """What is called one is held to what files are held to."""
+    access = Access(roots=(tmp_path,))
+    access.check(parse_address("usb:0"))
+    access.check(parse_address("usb:/dev/v4l/by-id/camera"))
+    access.check(parse_address(f"usb:{tmp_path}/camera"))
+    for text in ("usb:/etc/passwd", "usb:/dev/../etc/passwd"):
+        with pytest.raises(SourceError, match=r"access\.roots"):
+            access.check(parse_address(text))
+
+
+def test_names_of_hosts_have_no_case() -> None:
+    """Neither those that are allowed nor those that a playlist says."""
+    access = Access(hosts=frozenset({"CDN.example"}))
+    for host in ("cdn.example", "CDN.EXAMPLE", "Camera.example"):
+        access.check_host(host, ["camera.example"])
+    with pytest.raises(SourceError, match=r"access\.hosts"):
+        access.check_host("other.example", ["camera.example"])
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("rtsp:/viewer:alpha@cam/1", "did you mean rtsp://"),
+        ("http:/cam/1", "did you mean http://"),
+        ("viewer:alpha@cam/1", "did you mean rtsp://"),
+    ],
+)
+def test_a_mistyped_url_is_no_file(text: str, hint: str) -> None:
+    """It is refused with what was meant, and without its password."""
+    with pytest.raises(SourceError, match=hint) as caught:
+        parse_address(text)
+    assert "alpha" not in str(caught.value)
+    assert parse_address("./viewer:alpha@cam").kind == "file"
+
+
 def test_only_files_are_opened_as_files(tmp_path: Path) -> None:
     """A pipe that nobody writes to does not hang, and a device is no file."""
     os.mkfifo(tmp_path / "pipe")

@@ -37,6 +37,11 @@ def children() -> list[psutil.Process]:
     return psutil.Process().children()
 
 
+def youngest_child() -> psutil.Process:
+    """The latest decoder; other tests may have left some."""
+    return max(children(), key=lambda child: (child.create_time(), child.pid))
+
+
 def same(ones: list[Picture], others: list[Picture]) -> None:
     """Assert that pictures are equal in everything."""
     assert len(ones) == len(others)
@@ -72,6 +77,27 @@ def test_pictures_of_labels_pass(tmp_path: Path) -> None:
     assert lost == ["unreadable_image"]
 
 
+def test_thousands_of_labels_pass() -> None:
+    """More than a pipe holds."""
+    labels = tuple(f"class number {i} with a long name" for i in range(21_000))
+    assert len(list(source("synthetic:frames=3", labels=labels).pictures(pytest.fail))) == 3
+
+
+def test_what_a_watched_folder_waits_for_passes(tmp_path: Path) -> None:
+    """Idle, and why."""
+
+    class Impatient(Watch):
+        def alive(self) -> None:
+            super().alive()
+            self.stop()
+
+    watch = Impatient()
+    assert list(source(f"watch:{tmp_path / 'in'}").pictures(pytest.fail, watch)) == []
+    assert watch.idle
+    assert watch.problem
+    assert watch.problem.reason == "not_found"
+
+
 def test_errors_pass_with_their_reason() -> None:
     """What cannot be read is the same error as in a thread."""
     with pytest.raises(SourceError, match=r"nothing\.mp4") as caught:
@@ -84,7 +110,7 @@ def test_a_crash_ends_its_stream_only(number: signal.Signals) -> None:
     """The decoder dies in the middle: an error that says so, after the pictures before."""
     pictures = source("synthetic:frames=1000000").pictures(pytest.fail)
     assert len(list(islice(pictures, 3))) == 3
-    [child] = children()
+    child = youngest_child()
     child.send_signal(number)
     with pytest.raises(SourceError, match=number.name) as caught:
         list(pictures)
@@ -96,7 +122,7 @@ def test_a_decoder_that_hangs_can_be_ended() -> None:
     watch = Watch()
     pictures = source("synthetic:frames=1000000").pictures(pytest.fail, watch)
     next(pictures)
-    [child] = children()
+    child = youngest_child()
     child.suspend()
     rest: list[Picture] = []
     reading = threading.Thread(target=lambda: rest.extend(pictures))

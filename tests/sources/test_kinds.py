@@ -151,10 +151,26 @@ def test_live_hls_comes_at_its_own_pace(playlist: Path, name: str) -> None:
         handler.end_headers()  # type: ignore[attr-defined]
         handler.wfile.write(content)  # type: ignore[attr-defined]
 
+    clock = ManualClock()
+    came: list[tuple[float, float]] = []
+
+    class Ahead(Watch):
+        """Nobody sleeps: time goes on by what is waited for."""
+
+        def wait(self, seconds: float) -> bool:
+            clock.advance(max(0.0, seconds))
+            return super().wait(0.0)
+
     with web_server(playlist, {"/live": unnamed}) as (url, _):
-        pictures = some(source(f"{url}/{name}"), 15)
-    assert len(pictures) == 15
-    assert max(p.lag_seconds for p in pictures) < 1.0  # the last of a segment is not a second late
+        address = parse_address(f"{url}/{name}")
+        live = VideoSource(address, TOY_PREPROCESSING, timeout=2.0, clock=clock)
+        for picture in islice(live.pictures(lambda reason: None, Ahead()), 15):
+            came.append((picture.pts_seconds, clock.now))
+            assert picture.lag_seconds == pytest.approx(0.0, abs=1e-6)
+    assert len(came) == 15
+    assert [now - came[0][1] for _, now in came] == pytest.approx(
+        [pts - came[0][0] for pts, _ in came]
+    )
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,13 @@ from streamexit.testing import ManualClock, toy_pictures
 PATIENCE = 20.0
 
 
+SIGNS: dict[str, Callable[[Watch], None]] = {
+    "alive": Watch.alive,
+    "idle": lambda watch: watch.wait_idly(0.0),
+    "in trouble": lambda watch: watch.wait_idly(0.0, SourceError("gone", reason="not_found")),
+}
+
+
 class Puppet:
     """A live source whose openings do what the test says, one command at a time."""
 
@@ -51,8 +58,8 @@ class Puppet:
                 return
             if command == "lose":
                 report("decode_error")
-            elif command == "alive":
-                watch.alive()
+            elif command in SIGNS:
+                SIGNS[command](watch)
             else:
                 pts += 0.04
                 yield Picture(picture.image, pts, epoch=int(command == "picture of a new clock"))
@@ -108,6 +115,7 @@ class Life:
             chance=lambda: 0.0,
             max_age=2.0,
             fallback=self.fallback,
+            await_missing=True,
         )
 
     def _note(self, state: StreamState) -> None:
@@ -156,6 +164,61 @@ def test_the_table_of_transitions_is_whole() -> None:
     """Every state is known, final ones lead nowhere, and the others somewhere."""
     assert {after for afters in TRANSITIONS.values() for after in afters} <= TRANSITIONS.keys()
     assert {state for state, afters in TRANSITIONS.items() if not afters} == FINAL
+
+
+@pytest.fixture
+def recording() -> Iterator[Life]:
+    """One that has been asked for."""
+    life = Life(Puppet(live=False))
+    life.reader.start()
+    yield life
+    life.reader.stop()
+    life.buffer.close()
+    assert life.reader.join(PATIENCE)
+
+
+def test_a_recording_that_is_not_there_is_tried_again(recording: Life) -> None:
+    """Its disk may come back; meanwhile nobody waits for it."""
+    recording.source.then(lost("not_found"))
+    recording.until(lambda: recording.reader.state.state == "offline")
+    assert recording.buffer.exhausted
+    recording.pass_time(1.0)
+    recording.source.then("picture", "end")
+    recording.until(lambda: recording.reader.state.final)
+    assert recording.states == [
+        ("connecting", ""),
+        ("offline", "not_found"),
+        ("online", ""),
+        ("ended", "end_of_stream"),
+    ]
+    assert recording.buffer.take()
+
+
+def test_a_recording_that_never_came_is_in_error(recording: Life) -> None:
+    """Once the node is stopped; nothing else is tried again."""
+    recording.source.then(lost("not_found"))
+    recording.until(lambda: recording.reader.state.state == "offline")
+    recording.reader.stop()
+    assert recording.states[-1] == ("error", "not_found")
+    other = Life(Puppet(live=False))
+    other.reader.start()
+    other.source.then(lost("not_permitted"))
+    other.until(lambda: other.reader.state.final)
+    assert other.states[-1] == ("error", "not_permitted")
+
+
+def test_a_source_with_nothing_to_play_is_online(recording: Life) -> None:
+    """A watched folder that is empty is as it should be; one that cannot be read is not, and is once it can."""
+    for command, state in (
+        ("in trouble", ("stalled", "not_found")),
+        ("idle", ("online", "")),
+        ("in trouble", ("stalled", "not_found")),
+        ("picture", ("online", "")),
+    ):
+        recording.source.then(command)
+        recording.source.until_idle()
+        recording.reader.tick()
+        assert recording.states[-1] == state
 
 
 def test_a_stream_that_is_lost_and_found(life: Life) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from streamexit.errors import SourceError
 from streamexit.sources.access import Access
 from streamexit.sources.addresses import parse_address
 from streamexit.sources.source import Picture, Watch
@@ -136,12 +135,39 @@ def test_epochs_go_on_where_a_recording_had_several(make_clip: MakeClip, tmp_pat
     assert epochs == [0] * 10 + [1] * 10 + [2] * 10
 
 
-def test_a_folder_that_is_gone_is_an_error(tmp_path: Path) -> None:
-    """And no endless wait."""
-    folder = tmp_path / "in"
+def test_a_folder_that_is_gone_for_a_while_is_waited_for(
+    make_clip: MakeClip, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its disk comes back: what came meanwhile is played, what was played is not; said once, and shown."""
+    clip, folder, away = make_clip("part.mp4", frames=10), tmp_path / "in", tmp_path / "away"
     folder.mkdir()
     rig = Rig(folder)
-    rig.then = [folder.rmdir, lambda: None]
-    with pytest.raises(SourceError) as caught:
-        list(rig.pictures())
-    assert caught.value.reason == "not_found"
+    shown: list[str] = []
+
+    def note() -> None:
+        shown.append(rig.problem.reason if rig.problem else "")
+
+    rig.then = [
+        lambda: shutil.copy(clip, folder / "a.mp4"),
+        lambda: folder.rename(away),
+        note,
+        lambda: shutil.copy(clip, away / "b.mp4"),
+        lambda: away.rename(folder),
+        note,
+    ]
+    assert len(list(rig.pictures())) == 20
+    assert shown == ["not_found", ""]
+    assert caplog.text.count("looked into again") == 1
+
+
+def test_a_folder_that_is_missing_at_the_start_is_waited_for(
+    make_clip: MakeClip, tmp_path: Path
+) -> None:
+    """What lies there when it comes was there before; what is put there later is played."""
+    clip, folder = make_clip("part.mp4", frames=10), tmp_path / "in"
+    rig = Rig(folder)
+    rig.then = [
+        lambda: shutil.copytree(clip.parent, folder, ignore=lambda _, names: names),
+        lambda: shutil.copy(clip, folder / "a.mp4"),
+    ]
+    assert len(list(rig.pictures())) == 10
