@@ -228,7 +228,7 @@ def long_run(traces: Traces, frames: int) -> Iterator[str]:
         row, k, passage = scores[i % len(scores)], 0, controller.enter(i / 25)
         while not controller.leaves(passage, k, row[k]):
             k += 1
-        controller.answered(passage, k)
+        controller.settled(passage, k)
         spent += costs[k]
     seconds = time.process_time() - began
     yield f"| frames | {frames} |"
@@ -248,7 +248,7 @@ def long_run(traces: Traces, frames: int) -> Iterator[str]:
             row, k, passage = scores[(17 * s + i) % len(scores)], 0, one.enter(i / 25)
             while not one.leaves(passage, k, row[k]):
                 k += 1
-            one.answered(passage, k)
+            one.settled(passage, k)
             total += costs[k]
         off.append(abs(total / each / 0.5 - 1))
     size = _resident() - before

@@ -181,10 +181,9 @@ class Replay:
             self._play()
         finally:
             self._close_sources()
-        for stream in self._streams.values():
-            stream.reader.join(JOIN_SECONDS)
+        ended = [s.lane for s in self._streams.values() if s.reader.join(JOIN_SECONDS)]
         self._advance(flush=True)
-        self._engine.check_integrity()
+        self._engine.check_integrity(ended=ended)
         self.seconds = time.perf_counter() - started
 
     def stop(self) -> None:
@@ -234,7 +233,14 @@ class Replay:
             name,
             counters,
             buffer,
-            Reader(name, source, buffer, on_state=self._watch(name), wall_clock=None),
+            Reader(
+                name,
+                source,
+                buffer,
+                on_state=self._watch(name),
+                wall_clock=None,
+                preprocessing=self._pipeline.network.preprocessing,
+            ),
             self._engine.add_stream(
                 name, self._lane, controller, counters, max_wait=MAX_WAIT_SECONDS
             ),

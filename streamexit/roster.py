@@ -252,6 +252,7 @@ class Roster:
             fallback=plan.fallback,
             demand=demand,
             first_epoch=first_epoch,
+            preprocessing=plan.pipeline.network.preprocessing,
         )
         encode = ResultEncoder(
             node=self._node,

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from streamexit.models.pipeline import load_pipeline
 from streamexit.playback import Replay
 from streamexit.prediction import Classification
 from streamexit.scheduling.policy import load_policy
-from streamexit.sources.source import Source
+from streamexit.sources.source import Picture, Source
 from streamexit.sources.synthetic import SyntheticSource
 from streamexit.testing import TOY_PREPROCESSING, ListSource, toy_pictures
 
@@ -131,6 +133,25 @@ def test_one_broken_source_does_not_stop_the_others(toy_pipeline: Path) -> None:
     assert reports["bad"].answered == 20
     assert reports["s0"].error is None
     assert run.total().answered == 80
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((9, 8, 3), np.uint8),
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 3), np.float32),
+        torch.zeros((8, 8, 3), dtype=torch.float32),
+    ],
+)
+def test_a_picture_that_does_not_fit_ends_its_stream_only(toy_pipeline: Path, wrong: Any) -> None:
+    """A plugin's source yields another size, grey or floats: the others never hear of it."""
+    pictures = [*toy_pictures(10), Picture(wrong, 1.0)]
+    run, _ = replay(toy_pipeline, {"bad": ListSource(pictures), **synthetic(1, 60)})
+    reports = run.stream_reports()
+    assert "the network takes uint8 [8, 8, 3]" in str(reports["bad"].error)
+    assert (reports["bad"].frames, reports["bad"].answered) == (10, 10)
+    assert reports["s0"].answered == 60
 
 
 def test_empty_stream(toy_pipeline: Path) -> None:

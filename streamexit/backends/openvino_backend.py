@@ -256,7 +256,7 @@ class _CompiledStage:
                 block.let_go()
 
     def _put_pictures(self, request: _Request, pictures: Sequence[NDArray[np.uint8]]) -> None:
-        if self._size == 1 and pictures[0].flags.c_contiguous:
+        if self._size == 1 and pictures[0].flags.c_contiguous and pictures[0].flags.writeable:
             request.infer.set_input_tensor(0, ov.Tensor(pictures[0][None], shared_memory=True))
             return
         request.infer.set_input_tensor(0, request.inputs[0])

@@ -13,6 +13,7 @@ from streamexit.backends.backend import Pending, RowState, StageResult
 from streamexit.backends.devices import title
 from streamexit.backends.scored_stage import ScoredOutput, ScoredStage
 from streamexit.models.network import MultiExitNetwork
+from streamexit.preprocessing import Image
 from streamexit.scheduling.scorers import Scorer
 from streamexit.tasks.readout import Task, to_host
 
@@ -83,7 +84,7 @@ class TorchBackend:
 
     def _gather(self, stage: int, states: Sequence[RowState]) -> tuple[Tensor, ...]:
         if stage == 0:
-            return (torch.from_numpy(np.stack(states)).to(self._device),)
+            return (stack_pictures(states, self._device),)
         return tuple(torch.stack(rows) for rows in zip(*states, strict=True))
 
     def _shrink(self, stage: int, rows: int) -> None:
@@ -91,6 +92,13 @@ class TorchBackend:
         self.notes.append(f"out of memory: stage {stage + 1} runs {rows} rows at a time")
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def stack_pictures(pictures: Sequence[Image | Tensor], device: torch.device) -> Tensor:
+    """As a batch on the device, where some of them may have been decoded."""
+    if any(isinstance(picture, Tensor) for picture in pictures):
+        return torch.stack([torch.as_tensor(picture, device=device) for picture in pictures])
+    return torch.from_numpy(np.stack(pictures)).to(device)
 
 
 class _TorchPending:

@@ -173,6 +173,8 @@ class BudgetController:
         self._trim = 0.0
         self._version = 0
         self._entered = 0
+        self._books_from = 0
+        self._binding = False
         self._decisions = 0.0
         self._last_at: float | None = None
         self._pace = FIRST_PACE
@@ -192,8 +194,11 @@ class BudgetController:
         self.terms, self.table = after, table or self.table
         self._low, self._high = self.table.low, self.table.high
         self._range = max(self._high - self._low, 1e-9)
+        bound = self._binding
+        self._row: int | None = None
         self._tune()
-        self._staying = _mean_cost_of_staying(self.table, self._aim)
+        if not bound:  # of what is inside nothing was booked, so nothing is to be corrected
+            self._books_from = self._entered
         if self._binding:
             self._debt = min(max(self._debt, -self._debt_limit), self._debt_limit)
             self._trim = self._inside(self._trim)
@@ -237,7 +242,7 @@ class BudgetController:
         elif not leaving:
             costs = self.table.fractions
             leaving = not self._reserved(passage, costs[k + 1] - costs[k])
-        if self._binding:
+        if self._books(passage):
             staying = self._high if passage.shadow else self._staying[k]
             cost = self.table.fractions[k] if leaving else staying
             self._owe(cost - passage.booked)
@@ -246,12 +251,15 @@ class BudgetController:
 
     def withdrawn(self, passage: Passage, k: int) -> None:
         """Note that a frame was dropped behind exit k: it spent what gets there, and nothing more."""
-        if self._binding:
+        if self._books(passage):
             self._owe(self.table.fractions[k] - passage.booked)
             passage.booked = self.table.fractions[k]
 
-    def answered(self, passage: Passage, k: int) -> None:
-        """Note that a frame left at exit k, in frame order; what the status tells is over these."""
+    def settled(self, passage: Passage, k: int) -> None:
+        """Note that a frame went behind exit k, answered or withdrawn, in frame order.
+
+        What the status tells is over these.
+        """
         timed = self.terms.window_seconds is not None or self.terms.per == "second"
         self._recent.add(k, passage.allowance, passage.at if timed else None)
         self._recent.shorten(self.terms)
@@ -342,6 +350,10 @@ class BudgetController:
     def _reserved(self, passage: Passage, more: float) -> bool:
         return self._ledger is None or self._ledger.reserve(passage.seq, more)
 
+    def _books(self, passage: Passage) -> bool:
+        """Whether what a frame costs is owed by the budget there is now."""
+        return self._binding and passage.seq >= self._books_from
+
     def _allowance(self, at: float) -> float:
         """What the budget gives for a frame that comes now."""
         since = 0.0 if self._last_at is None else max(0.0, at - self._last_at)
@@ -372,6 +384,9 @@ class BudgetController:
         self._eta = ETA_FRAMES / window
         self._trim_rate = TRIM_FRAMES / window
         self._debt_limit = max(1.0, DEBT_SHARE * window * min(self._aim, self._high))
+        row = self.table.nearest_row(self._aim)
+        if self._row != row or self._row is None:
+            self._row, self._staying = row, _mean_cost_of_staying(self.table, row)
 
     def _coordinate(self, debt: float) -> float:
         return self._center + self._trim - self._correction(debt)
@@ -398,12 +413,10 @@ class BudgetController:
         return "on_budget" if abs(spent - allowed) <= tolerance else "saturated"
 
 
-def _mean_cost_of_staying(table: ThresholdTable, budget: float) -> list[float]:
-    """What frames that stay at exit k cost in the end, on calibration data at this budget."""
+def _mean_cost_of_staying(table: ThresholdTable, row: int | None) -> list[float]:
+    """What frames that stay at exit k cost in the end, on calibration data at a row's budget."""
     costs = table.fractions
-    rows = len(table.budgets)
-    nearest = min(range(rows), key=lambda j: abs(table.budgets[j] - budget), default=None)
-    shares = table.shares[nearest] if nearest is not None else (0.0,) * len(costs)
+    shares = table.shares[row] if row is not None else (0.0,) * len(costs)
     means: list[float] = []
     for k in range(len(costs)):
         left = sum(shares[k + 1 :])

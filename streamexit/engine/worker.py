@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from streamexit.budget.controller import BudgetStatus
 from streamexit.engine.engine import Engine
 from streamexit.engine.lanes import PipelineLane, StreamLane
+from streamexit.errors import OperationError
 from streamexit.frame import Frame
 from streamexit.queues import FrameBuffer
 
@@ -97,6 +98,8 @@ class EngineWorker:
         self._tiers: list[deque[Feed]] = []
         self._lanes_of_cameras: list[PipelineLane] = []
         self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._calls_lock = threading.Lock()
+        self._ended = False
         self._snapshot_due = 0.0
         self.snapshot = EngineSnapshot({}, 0, False)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -110,9 +113,15 @@ class EngineWorker:
         self._wake.set()
 
     def call(self, work: Callable[[], Result]) -> Future[Result]:
-        """Have something done on the engine's thread, between two batches. Safe from any thread."""
+        """Have something done on the engine's thread, between two batches. Safe from any thread.
+
+        Once that thread has ended, the future holds an `OperationError`.
+        """
         future: Future[Result] = Future()
-        self._calls.append((future, work))
+        with self._calls_lock:
+            self._calls.append((future, work))
+            if self._ended:
+                self._refuse_calls()
         self._wake.set()
         return future
 
@@ -162,7 +171,18 @@ class EngineWorker:
             self._take_snapshot()
         except Exception as error:  # the thread's edge: somebody has to hear of it
             log.debug("the engine failed", exc_info=error)
+            self._engine.drop_rest(wait=False)  # the device may not answer any more
             self._on_failure(error)
+        finally:
+            with self._calls_lock:
+                self._ended = True
+                self._refuse_calls()
+
+    def _refuse_calls(self) -> None:
+        for future, _ in self._calls:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(OperationError("the engine has ended"))
+        self._calls.clear()
 
     def _find_tiers(self) -> None:
         ranks = sorted({_rank(feed) for feed in self._feeds}, reverse=True)
@@ -186,6 +206,8 @@ class EngineWorker:
     def _do_calls(self) -> None:
         while self._calls:
             future, work = self._calls.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
             try:
                 future.set_result(work())
             except Exception as error:  # it is the caller's

@@ -150,6 +150,19 @@ def test_rows_that_leave_make_room(toy_backend: Backend) -> None:
     assert answered == 150 * SIZE
 
 
+@pytest.mark.parametrize("batch", [1, SIZE])
+def test_pictures_that_must_not_be_written_are_read(
+    toy_pipeline: Path, kind: tuple[str, str], batch: int
+) -> None:
+    """A source may yield parts of a file in memory; what comes out is the same."""
+    backend = opened(load_pipeline(toy_pipeline), kind, batch=batch)
+    pictures = images(batch)
+    expected = backend.submit(0, pictures).result().scores
+    for picture in pictures:
+        picture.flags.writeable = False
+    assert backend.submit(0, pictures).result().scores == expected
+
+
 def test_maps_are_those_of_the_plain_network(tmp_path: Path, kind: tuple[str, str]) -> None:
     """Segmentation goes the same way; its maps come whole."""
     pipeline = load_pipeline(write_toy_pipeline(tmp_path, kind="segmentation"))

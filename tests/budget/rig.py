@@ -40,7 +40,7 @@ def play(
         k, passage = 0, controller.enter(seconds(i))
         while not controller.leaves(passage, k, scores(i, k)):
             k += 1
-        controller.answered(passage, k)
+        controller.settled(passage, k)
         costs.append(COSTS[k])
     return costs
 

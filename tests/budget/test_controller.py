@@ -148,7 +148,7 @@ def test_broken_promise_is_owned_up_to() -> None:
     ]
     for passage in stayed:
         assert controller.leaves(passage, 2, 0.0)
-        controller.answered(passage, 2)
+        controller.settled(passage, 2)
     assert controller.status.state == "saturated"
 
 
@@ -171,7 +171,7 @@ def test_single_exit_network() -> None:
     controller = BudgetController(table, Terms(1.0))
     passage = controller.enter(0.0)
     assert controller.leaves(passage, 0, 0.0)
-    controller.answered(passage, 0)
+    controller.settled(passage, 0)
     assert controller.status.state == "not_binding"
 
 
@@ -218,6 +218,44 @@ def test_budget_changed_at_run_time(pattern: str, before: float, after: float) -
     assert worst is not None
     assert worst <= bound(after, 300)
     assert controller.status.state == ("not_binding" if after == 1.0 else "on_budget")
+
+
+@pytest.mark.parametrize("before", [1.0, 0.1])
+@pytest.mark.parametrize("inside", [16, 128])
+def test_frames_inside_when_a_budget_begins_to_bind_owe_nothing(before: float, inside: int) -> None:
+    """They were charged nothing when they came, so nothing is given back for them: no phantom credit."""
+    controller = BudgetController(TABLE, Terms(before))
+    scores = PATTERNS["as calibrated"]
+    play(controller, scores, 500)
+    passages = [controller.enter(500.0 + i) for i in range(inside)]
+    controller.change(terms=Terms(0.4))
+    for i, passage in enumerate(passages):
+        k = 0
+        while not controller.leaves(passage, k, scores(500 + i, k)):
+            k += 1
+        controller.withdrawn(passage, k)
+    assert controller.status.debt == 0.0
+    costs = play(controller, scores, 600, begin=500 + inside)
+    worst = worst_window_error(costs, 0.4, 300)
+    assert worst is not None
+    assert worst <= bound(0.4, 300)
+
+
+@pytest.mark.parametrize("remembered", [False, True])
+def test_staying_is_charged_at_the_present_budget(remembered: bool) -> None:
+    """A budget per second comes to another one per frame once the pace is known, or remembered."""
+    terms = Terms(8.0, "second", window_seconds=30)
+    slow, alike = BudgetController(TABLE, terms), BudgetController(TABLE, Terms(0.8))
+    if remembered:
+        slow.remember({**slow.memory(), "pace": 0.1})
+    else:
+        play(slow, PATTERNS["never sure"], 600, seconds=lambda i: i / 10)
+    charged = []
+    for controller in (slow, alike):
+        passage = controller.enter(60.0)
+        assert not controller.leaves(passage, 0, 0.0)
+        charged.append(passage.booked)
+    assert charged[0] == pytest.approx(charged[1])
 
 
 def test_state_is_judged_by_what_was_allowed_at_the_time() -> None:
