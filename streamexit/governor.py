@@ -435,4 +435,4 @@ def _in_words(budget: Budget) -> str:
 
 def _made_by(governed: Governed) -> list[str]:
     plan = governed.stream.plan
-    return [plan.pipeline.name, plan.policy.name, plan.costs.unit]
+    return [plan.pipeline.name, plan.policy.name, plan.policy.digest, plan.costs.unit]

@@ -35,6 +35,7 @@ from streamexit.wire.encoding import ResultEncoder
 from streamexit.wire.thinning import Rule, Thinning
 
 Result = TypeVar("Result")
+LaneKey = tuple[Path, str, str]
 
 PATIENT_SECONDS = 1.0
 """How long a frame of a recording that is read as fast as possible waits for a full batch: nobody
@@ -95,21 +96,28 @@ class Roster:
         self._on_state = on_state
         self._on_preparation = on_preparation
         self.streams: dict[str, AttachedStream] = {}
-        self._lanes: dict[tuple[Path, str], tuple[str, PipelineLane]] = {}
+        self._lanes: dict[LaneKey, tuple[str, PipelineLane]] = {}
         self._departed: dict[str, tuple[int, int]] = {}
         self.device = ""
 
     def networks(self) -> list[tuple[tuple[str, str], PipelineLane]]:
-        """((pipeline, policy), its lane in the engine) of every network that is loaded."""
-        return [((name, policy), lane) for (_, policy), (name, lane) in self._lanes.items()]
+        """((pipeline, policy), its lane in the engine) of every network that is loaded.
+
+        A policy that was fitted anew since another stream took it is told from that by its digest.
+        """
+        found: dict[tuple[str, str], PipelineLane] = {}
+        for (_, policy, digest), (name, lane) in self._lanes.items():
+            again = (name, policy) in found
+            found[name, f"{policy}@{digest}" if again else policy] = lane
+        return list(found.items())
 
     # --- before the engine runs -----------------------------------------------------------------
 
     def build(self, plans: Iterable[PlannedStream], on_refused: Callable[[str], None]) -> None:
         """Attach the first streams, none of which is read yet."""
         for plan in plans:
-            if _lane_key(plan) not in self._lanes:
-                self._lanes[_lane_key(plan)] = self._open_lane(plan)
+            if lane_key(plan) not in self._lanes:
+                self._lanes[lane_key(plan)] = self._open_lane(plan)
             stream = self._assemble(plan)
             self._worker.add(stream.feed)
             refused = self._enter(stream)
@@ -143,7 +151,7 @@ class Roster:
         Returns:
             Why it may not come; empty if it has.
         """
-        key = _lane_key(plan)
+        key = lane_key(plan)
         if key not in self._lanes:
             self._lanes[key] = await asyncio.to_thread(self._open_lane, plan)
         stream = await self._on_engine(lambda: self._assemble(plan))
@@ -230,7 +238,7 @@ class Roster:
         hurried = plan.source.live or section.pace == "realtime"
         lane = self._engine.add_stream(
             stream_id,
-            self._lanes[_lane_key(plan)][1],
+            self._lanes[lane_key(plan)][1],
             controller,
             counters,
             max_wait=self._settings.max_wait_ms / 1000 if hurried else PATIENT_SECONDS,
@@ -289,9 +297,9 @@ class Roster:
             stream.buffer.finish()  # a node whose recordings have ended does not wait for it
 
 
-def _lane_key(plan: PlannedStream) -> tuple[Path, str]:
-    """Streams with the same key share batches."""
-    return plan.pipeline.folder, plan.policy.name
+def lane_key(plan: PlannedStream) -> LaneKey:
+    """Streams with the same key share batches, hence the scorer that their thresholds are for."""
+    return plan.pipeline.folder, plan.policy.name, plan.policy.digest
 
 
 def _rule(section: StreamSection) -> Rule:

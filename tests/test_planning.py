@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from streamexit.config.load import load_configuration
 from streamexit.errors import ConfigurationError
-from streamexit.models.pipeline import load_pipeline
+from streamexit.models.pipeline import load_pipeline, register_policies
 from streamexit.planning.streams import PlannedStream, plan_streams
+from streamexit.roster import lane_key
+from streamexit.scheduling.policy import save_policy
 
 
 def plan(folder: Path, pipeline: Path, **stream: str) -> list[PlannedStream]:
@@ -37,6 +40,20 @@ def test_plan_holds_what_the_stream_needs(tmp_path: Path, toy_pipeline: Path) ->
     assert stream.policy.name == "direct"
     assert stream.terms.amount == 0.6
     assert not stream.source.live
+
+
+def test_a_policy_that_is_fitted_anew_is_another_one(tmp_path: Path, toy_pipeline: Path) -> None:
+    """Streams share a network, and its scorer, by what the policy is and not by its name alone."""
+    folder = tmp_path / "toy"
+    shutil.copytree(toy_pipeline, folder)
+    before, again = (plan(tmp_path, folder, policy="eenet")[0] for _ in range(2))
+    assert lane_key(before) == lane_key(again)
+    file = folder / "policies" / "eenet.safetensors"
+    save_policy(replace(before.policy, provenance={"fitted": "anew"}), file)
+    register_policies(folder, {"eenet": file}, default="direct")
+    (after,) = plan(tmp_path, folder, policy="eenet")
+    assert after.policy.name == before.policy.name
+    assert lane_key(after) != lane_key(before)
 
 
 def test_plan_takes_the_named_policy_and_gflops(tmp_path: Path, toy_pipeline: Path) -> None:

@@ -44,9 +44,8 @@ class ScoredStage(nn.Module):
         k = self._k
         past, carry, features = (None, None, state) if k == 0 else (state[0], state[1], state[2:])
         output = self._network.run_stage(k, features)
-        read = read_and_score(
-            self._task, self._scorer, k, output.logits, output.confidence, past, carry
-        )
+        branch = None if output.confidence is None else output.confidence.float()
+        read = read_and_score(self._task, self._scorer, k, output.logits, branch, past, carry)
         return read._replace(state=(*read.state, *output.features))
 
 
