@@ -22,7 +22,7 @@ from streamexit.config.schema import NodeConfiguration, StreamSection
 from streamexit.documents import Document, did_you_mean
 from streamexit.drawing import draw_headline, draw_scaled
 from streamexit.errors import BudgetError, CommandError, ConfigurationError
-from streamexit.governor import Governor
+from streamexit.governor.governor import Governor
 from streamexit.models.pipeline import Pipeline
 from streamexit.planning.streams import PlannedStream, load_pipelines, plan_stream
 from streamexit.redact import redact
@@ -222,7 +222,7 @@ class NodeOperations:
         stream = self._stream(stream_id)
         changed = budget != self._governor.budget(stream_id)
         if changed:
-            self._governor.set_budget(stream_id, budget, cause=f"by {cause}", now=time.time())
+            self._governor.set_budget(stream_id, budget, cause=f"by {cause}")
             self.reporter.say_figures(stream_id, stream)
         if command.persist:
             self._overlay.note_changed(stream_id, "budget", self._kept_budget(stream, command))
@@ -320,7 +320,7 @@ class NodeOperations:
             if stream is None or section.id in fresh:
                 continue
             try:
-                self._governor.take_over(section, now=time.time())
+                self._governor.take_over(section)
                 stream.section = section
             except BudgetError as error:
                 problems.append(f"{section.id}: {error}")

@@ -21,7 +21,7 @@ from streamexit.engine.engine import Engine
 from streamexit.engine.lanes import PipelineLane
 from streamexit.engine.worker import EngineWorker, Feed
 from streamexit.errors import OperationError
-from streamexit.governor import Governor
+from streamexit.governor.governor import Governor
 from streamexit.metrics import StreamCounters
 from streamexit.planning.source import max_age, plan_patience
 from streamexit.planning.streams import PlannedStream
@@ -287,7 +287,7 @@ class Roster:
     def _enter(self, stream: AttachedStream) -> str:
         """Into the books; why it may not run, if it may not."""
         self.streams[stream.id] = stream
-        return self._governor.attach(stream, stream.feed.lane, time.time())
+        return self._governor.attach(stream, stream.feed.lane)
 
     def _begin(self, stream: AttachedStream) -> None:
         unwanted = stream.schedule.why_not(time.time())
