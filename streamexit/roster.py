@@ -278,7 +278,7 @@ class Roster:
             reader=reader,
             schedule=Schedule(section.enabled, section.active_hours or (), self._timezone),
             encode=encode,
-            feed=Feed(lane, buffer, section.weight),
+            feed=Feed(lane, buffer),
             demand=demand,
             thinning=Thinning(_rule(section)),
             since=time.time(),

@@ -22,7 +22,7 @@ from torch import Tensor
 from streamexit.backends.backend import Pending, RowState, StageResult
 from streamexit.backends.devices import title
 from streamexit.backends.profile import LEAST_ROWS
-from streamexit.backends.scored_stage import ScoredStage
+from streamexit.backends.scored_stage import ScoredStage, joined
 from streamexit.errors import EngineError
 from streamexit.models.network import MultiExitNetwork
 from streamexit.scheduling.scorers import Scorer
@@ -369,7 +369,4 @@ class _CudaPending:
             states += part.handed_on
             answers.append(answer)
             self._backend.finish(part)
-        whole = (
-            answers[0] if len(answers) == 1 else [torch.cat(a) for a in zip(*answers, strict=True)]
-        )
-        return StageResult(scores, to_host(whole), states)
+        return StageResult(scores, to_host(joined(answers)), states)

@@ -5,6 +5,7 @@ N: rows, k: this stage (from 0).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor, cat, nn
@@ -27,6 +28,11 @@ class ScoredOutput(NamedTuple):
     scores: Tensor
     answer: tuple[Tensor, ...]
     state: tuple[Tensor, ...]
+
+
+def joined(answers: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
+    """The answer tensors of a batch that was run in parts."""
+    return answers[0] if len(answers) == 1 else [cat(parts) for parts in zip(*answers, strict=True)]
 
 
 class ScoredStage(nn.Module):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from streamexit.backends.backend import Pending, RowState, StageResult
 from streamexit.backends.devices import title
-from streamexit.backends.scored_stage import ScoredOutput, ScoredStage
+from streamexit.backends.scored_stage import ScoredOutput, ScoredStage, joined
 from streamexit.models.network import MultiExitNetwork
 from streamexit.preprocessing import Image
 from streamexit.scheduling.scorers import Scorer
@@ -71,7 +71,7 @@ class TorchBackend:
                 self._shrink(stage, len(part) // 2)
                 continue
             left = left[len(part) :]
-        return _TorchPending(parts, self._device)
+        return _TorchPending(parts, self._device, last=stage == self.num_stages - 1)
 
     def release(self, states: Sequence[RowState]) -> None:
         """Nothing: tensors go when nobody holds them."""
@@ -104,8 +104,9 @@ def stack_pictures(pictures: Sequence[Image | Tensor], device: torch.device) -> 
 class _TorchPending:
     """Kernels that are queued or done."""
 
-    def __init__(self, parts: Sequence[ScoredOutput], device: torch.device) -> None:
+    def __init__(self, parts: Sequence[ScoredOutput], device: torch.device, *, last: bool) -> None:
         self._parts = parts
+        self._last = last
         self._queued = torch.cuda.Event() if device.type == "cuda" else None
         if self._queued:
             self._queued.record(torch.cuda.current_stream(device))
@@ -121,8 +122,5 @@ class _TorchPending:
         for part in self._parts:
             scores += part.scores.tolist()
             states += zip(*(t.unbind(0) for t in part.state), strict=True)
-        answers = [part.answer for part in self._parts]
-        whole = (
-            answers[0] if len(answers) == 1 else [torch.cat(a) for a in zip(*answers, strict=True)]
-        )
-        return StageResult(scores, to_host(whole), states)
+        answer = to_host(joined([part.answer for part in self._parts]))
+        return StageResult(scores, answer, [] if self._last else states)

@@ -38,16 +38,16 @@ GLANCE_SECONDS = 0.001
 class Feed:
     """A stream's way into the engine.
 
+    Live streams go first, the heaviest before the others, so that an overload drops frames of the
+    lightest; recordings can wait.
+
     Attributes:
         lane: Its own.
         buffer: Where its frames wait.
-        weight: Live streams go first, the heaviest before the others, so that an overload drops frames
-            of the lightest; recordings can wait.
     """
 
     lane: StreamLane
     buffer: FrameBuffer
-    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,4 +266,4 @@ class EngineWorker:
 
 
 def _rank(feed: Feed) -> tuple[bool, float]:
-    return feed.buffer.live, feed.weight
+    return feed.buffer.live, feed.lane.weight

@@ -150,6 +150,16 @@ def test_rows_that_leave_make_room(toy_backend: Backend) -> None:
     assert answered == 150 * SIZE
 
 
+def test_after_the_last_stage_nothing_is_carried_on(toy_backend: Backend) -> None:
+    """There is no further stage that it could be for."""
+    states: Sequence[Any] = images(SIZE)
+    for k in range(toy_backend.num_stages):
+        result = toy_backend.submit(k, states).result()
+        states = result.states
+    assert len(result.scores) == SIZE
+    assert not states
+
+
 @pytest.mark.parametrize("batch", [1, SIZE])
 def test_pictures_that_must_not_be_written_are_read(
     toy_pipeline: Path, kind: tuple[str, str], batch: int

@@ -47,7 +47,7 @@ def test_the_heaviest_streams_go_first() -> None:
         buffer.finish()
         controller = BudgetController(TABLE, Terms(0.5))
         stream = engine.add_stream(name, lane, controller, counters, max_wait=0.0, weight=weight)
-        feeds.append(Feed(stream, buffer, weight))
+        feeds.append(Feed(stream, buffer))
     worker = EngineWorker(
         engine, hold_recordings=lambda: False, clock=time.monotonic, on_failure=print
     )

@@ -226,6 +226,17 @@ def test_one_exit_leaves_nothing_to_decide(name: str) -> None:
     assert policy.table.at(1.0) == (-math.inf,)
 
 
+@pytest.mark.parametrize("name", ["eenet", "maml-stop", "jei-dnn"])
+def test_fitting_takes_nobodys_random_numbers(name: str) -> None:
+    """Methods that learn begin with weights of their own seed, and leave the caller's numbers alone."""
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    fit_policy(
+        name, SMALL, COSTS, scorer=scorer_on_small("max-probability") if name == "eenet" else None
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_calibration_must_be_usable() -> None:
     """Too few frames, NaN and mismatched shapes are refused."""
     p, f, q = torch.ones(5, 3, 2) / 2, torch.ones(5, 3, 3), torch.ones(5, 3)
