@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamexit.attached import AttachedStream
 from streamexit.backends.opening import quietly
-from streamexit.budget.controller import BudgetStatus
+from streamexit.budget.status import BudgetStatus
 from streamexit.config.schema import NodeConfiguration
 from streamexit.control.dispatch import Dispatcher
 from streamexit.control.over_mqtt import MqttCommands

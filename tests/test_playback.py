@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,10 @@ from streamexit.backends.opening import BackendOptions
 from streamexit.errors import InputError, SourceError
 from streamexit.exits import Budget, ExitRecord
 from streamexit.models.pipeline import load_pipeline
-from streamexit.playback import Replay
+from streamexit.playback import BUFFER_FRAMES, Replay
 from streamexit.prediction import Classification
 from streamexit.scheduling.policy import load_policy
-from streamexit.sources.source import Picture, Source
+from streamexit.sources.source import DropReport, Picture, Source, Watch
 from streamexit.sources.synthetic import SyntheticSource
 from streamexit.testing import TOY_PREPROCESSING, ListSource, toy_pictures
 
@@ -47,9 +49,8 @@ def replay(
         budget=Budget(budget),
         options=BackendOptions(device=str(device), batch=batch),
         agreement=agreement,
-        on_record=records.append,
     )
-    run.run()
+    run.run(records.append)
     return run, records
 
 
@@ -60,11 +61,35 @@ def synthetic(count: int, frames: int = 400) -> dict[str, Source]:
     }
 
 
-def test_same_input_same_results(toy_pipeline: Path) -> None:
-    """Two replays agree in every record, however their decode threads ran."""
-    first, second = (replay(toy_pipeline, synthetic(3))[1] for _ in range(2))
+class InTurn:
+    """A source that yields nothing before another one is over."""
+
+    live = False
+
+    def __init__(self, source: Source, before: InTurn | None) -> None:
+        self._source = source
+        self._before = before
+        self._over = threading.Event()
+
+    def pictures(self, report: DropReport, watch: Watch | None = None) -> Iterator[Picture]:
+        """See `Source`."""
+        if self._before is not None:
+            assert self._before._over.wait(60)
+        yield from self._source.pictures(report, watch)
+        self._over.set()
+
+
+@pytest.mark.parametrize("order", [("s0", "s1", "s2"), ("s2", "s0", "s1")])
+def test_same_input_same_results(toy_pipeline: Path, order: Sequence[str]) -> None:
+    """Two replays agree in every record, whichever decode thread is ahead of the others."""
+    free, before = synthetic(3, BUFFER_FRAMES - 1), None
+    in_turn: dict[str, Source] = {}
+    for name in order:  # as far ahead as there is room for
+        in_turn[name] = before = InTurn(synthetic(3, BUFFER_FRAMES - 1)[name], before)
+    sources = {name: in_turn[name] for name in free}
+    first, second = (replay(toy_pipeline, each)[1] for each in (free, sources))
     assert first == second
-    assert len(first) == 1200
+    assert len(first) == 3 * (BUFFER_FRAMES - 1)
 
 
 @pytest.mark.parametrize("budget", [0.45, 0.6, 0.9])

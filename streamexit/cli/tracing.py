@@ -98,7 +98,7 @@ def import_logits(
 def _open(pipeline: Pipeline, data: list[str], root: Path | None, dropped: list[str]) -> Recording:
     from streamexit.calibration.record import PARTS, record_part, record_sources
     from streamexit.errors import InputError
-    from streamexit.playback import stream_ids
+    from streamexit.recordings import stream_ids
     from streamexit.sources.opening import open_source
 
     if len(data) == 1 and data[0] in PARTS:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from streamexit.backends.backend import Backend, RowState
-from streamexit.budget.controller import BudgetController, Passage
+from streamexit.budget.controller import BudgetController
+from streamexit.budget.passage import Passage
 from streamexit.budget.shadow import ShadowLog
 from streamexit.engine.batcher import Batcher
 from streamexit.exits import CostTable

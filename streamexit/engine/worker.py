@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from streamexit.budget.controller import BudgetStatus
+from streamexit.budget.status import BudgetStatus
 from streamexit.engine.engine import Engine
 from streamexit.engine.lanes import PipelineLane, StreamLane
 from streamexit.errors import OperationError
