@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import deque
@@ -98,7 +99,6 @@ class EngineWorker:
         self._tiers: list[deque[Feed]] = []
         self._lanes_of_cameras: list[PipelineLane] = []
         self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
-        self._calls_lock = threading.Lock()
         self._ended = False
         self._snapshot_due = 0.0
         self.snapshot = EngineSnapshot({}, 0, False)
@@ -118,10 +118,9 @@ class EngineWorker:
         Once that thread has ended, the future holds an `OperationError`.
         """
         future: Future[Result] = Future()
-        with self._calls_lock:
-            self._calls.append((future, work))
-            if self._ended:
-                self._refuse_calls()
+        self._calls.append((future, work))
+        if self._ended:  # else that thread finds it, before its end or at it
+            self._refuse_calls()
         self._wake.set()
         return future
 
@@ -174,15 +173,16 @@ class EngineWorker:
             self._engine.drop_rest(wait=False)  # the device may not answer any more
             self._on_failure(error)
         finally:
-            with self._calls_lock:
-                self._ended = True
-                self._refuse_calls()
+            self._ended = True
+            self._refuse_calls()
 
     def _refuse_calls(self) -> None:
-        for future, _ in self._calls:
-            if future.set_running_or_notify_cancel():
-                future.set_exception(OperationError("the engine has ended"))
-        self._calls.clear()
+        """On the thread that ends, or on one that asks later; on both at once, too."""
+        with contextlib.suppress(IndexError):
+            while True:
+                future, _ = self._calls.popleft()
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(OperationError("the engine has ended"))
 
     def _find_tiers(self) -> None:
         ranks = sorted({_rank(feed) for feed in self._feeds}, reverse=True)
