@@ -4,6 +4,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from streamexit.config.load import load_configuration
 from streamexit.errors import ConfigurationError
 from streamexit.models.pipeline import load_pipeline, register_policies
 from streamexit.planning.streams import PlannedStream, plan_streams
-from streamexit.roster import lane_key
+from streamexit.roster import Roster, lane_key
 from streamexit.scheduling.policy import save_policy
 
 
@@ -54,6 +55,23 @@ def test_a_policy_that_is_fitted_anew_is_another_one(tmp_path: Path, toy_pipelin
     (after,) = plan(tmp_path, folder, policy="eenet")
     assert after.policy.name == before.policy.name
     assert lane_key(after) != lane_key(before)
+
+
+def test_networks_whose_policies_have_one_name_are_told_apart() -> None:
+    """As where a policy was fitted anew while a stream ran: metrics count them apart."""
+    nothing: Any = None
+    roster = Roster(
+        nothing, nothing, nothing, nothing,
+        settings=nothing, backend=nothing, node="n", boot_id="b", timezone=None,
+        on_state=nothing, on_preparation=nothing,
+    )  # fmt: skip
+    before: Any = object()
+    after: Any = object()
+    roster._lanes = {
+        (Path("toy"), "eenet", "1f"): ("toy", before),
+        (Path("toy"), "eenet", "2e"): ("toy", after),
+    }
+    assert roster.networks() == [(("toy", "eenet"), before), (("toy", "eenet@2e"), after)]
 
 
 def test_plan_takes_the_named_policy_and_gflops(tmp_path: Path, toy_pipeline: Path) -> None:
