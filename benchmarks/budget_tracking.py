@@ -36,10 +36,7 @@ def ours(table: ThresholdTable, scores: Floats, budget: float, *, strict: bool =
     controller = BudgetController(table, Terms(budget, window=W, strict=strict))
     exits = []
     for i, row in enumerate(scores.tolist()):
-        k, passage = 0, controller.enter(float(i))
-        while not controller.leaves(passage, k, row[k]):
-            k += 1
-        exits.append(k)
+        exits.append(controller.walk(float(i), row)[1])
     return np.array(exits)
 
 
@@ -198,9 +195,7 @@ def _with_shadow(
     controller = BudgetController(table, Terms(budget, window=W), shadow=share, stream_id=name)
     log, exits = ShadowLog(), []
     for i, row in enumerate(seen.scores["direct"].tolist()):
-        k, passage = 0, controller.enter(float(i))
-        while not controller.leaves(passage, k, row[k]):
-            k += 1
+        passage, _ = controller.walk(float(i), row)
         exits.append(passage.leaves_at)
         if passage.shadow:
             log.add(
@@ -225,10 +220,8 @@ def long_run(traces: Traces, frames: int) -> Iterator[str]:
     controller, spent = BudgetController(table, Terms(0.5, window=W)), 0.0
     began = time.process_time()
     for i in range(frames):
-        row, k, passage = scores[i % len(scores)], 0, controller.enter(i / 25)
-        while not controller.leaves(passage, k, row[k]):
-            k += 1
-        controller.answered(passage, k)
+        passage, k = controller.walk(i / 25, scores[i % len(scores)])
+        controller.settled(passage, k)
         spent += costs[k]
     seconds = time.process_time() - began
     yield f"| frames | {frames} |"
@@ -245,10 +238,8 @@ def long_run(traces: Traces, frames: int) -> Iterator[str]:
     for s, one in enumerate(streams):
         total = 0.0
         for i in range(each):
-            row, k, passage = scores[(17 * s + i) % len(scores)], 0, one.enter(i / 25)
-            while not one.leaves(passage, k, row[k]):
-                k += 1
-            one.answered(passage, k)
+            passage, k = one.walk(i / 25, scores[(17 * s + i) % len(scores)])
+            one.settled(passage, k)
             total += costs[k]
         off.append(abs(total / each / 0.5 - 1))
     size = _resident() - before

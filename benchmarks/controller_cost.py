@@ -15,10 +15,10 @@ import torch
 
 from streamexit.budget.controller import BudgetController
 from streamexit.budget.terms import Terms
+from streamexit.budget.windows import worst_window_error
 from streamexit.calibration.compare import scores_of
 from streamexit.calibration.trace import Trace
 from streamexit.models.pipeline import load_pipeline
-from streamexit.playback import worst_window_error
 from streamexit.scheduling.evidence import Floats
 from streamexit.scheduling.policy import load_policy
 from streamexit.scheduling.thresholds import (
@@ -40,13 +40,7 @@ def frozen_exits(table: ThresholdTable, scores: Floats, budget: float) -> list[i
 def controlled_exits(table: ThresholdTable, scores: Floats, budget: float) -> list[int]:
     """Exits under the controller, frame by frame."""
     controller = BudgetController(table, Terms(budget))
-    exits = []
-    for row in scores:
-        k, passage = 0, controller.enter(0.0)
-        while not controller.leaves(passage, k, float(row[k])):
-            k += 1
-        exits.append(k)
-    return exits
+    return [controller.walk(0.0, row)[1] for row in scores.tolist()]
 
 
 def main() -> None:

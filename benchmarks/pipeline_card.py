@@ -18,11 +18,11 @@ import numpy as np
 import torch
 
 from benchmarks.controller_cost import controlled_exits
+from streamexit.budget.windows import worst_window_error
 from streamexit.calibration.compare import scores_of
 from streamexit.calibration.record import record_part, record_trace
 from streamexit.calibration.trace import Trace
 from streamexit.models.pipeline import Pipeline, load_pipeline
-from streamexit.playback import worst_window_error
 from streamexit.scheduling.policy import load_policy
 
 FRACTIONS = (0.2, 0.3, 1 / 3, 0.4, 0.5, 0.6, 0.8)

@@ -60,10 +60,8 @@ class Camera:
         """Decide the frames of a second."""
         for j in range(self.rate):
             i = (self.begin + self.frames) % len(self.seen.quality)
-            row, k = self.seen.scores["direct"][i], 0
-            passage = self.controller.enter(now + j / self.rate)
-            while not self.controller.leaves(passage, k, float(row[k])):
-                k += 1
+            row = self.seen.scores["direct"][i].tolist()
+            passage, k = self.controller.walk(now + j / self.rate, row)
             self.frames += 1
             self.right += self.seen.quality[i, k]
             self.agreed += self.seen.agreement[i, k]

@@ -43,8 +43,7 @@ def play(pipeline: Pipeline, file: Path, budget: float) -> list[ExitRecord]:
         pipeline=pipeline,
         policy=policy,
         budget=Budget(budget),
-        on_record=records.append,
-    ).run()
+    ).run(records.append)
     return records
 
 

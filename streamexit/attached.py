@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 
-from streamexit.budget.controller import BudgetStatus
+from streamexit.budget.status import BudgetStatus
 from streamexit.budget.terms import Terms
 from streamexit.config.schema import StreamSection
 from streamexit.engine.worker import Feed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
@@ -46,7 +47,7 @@ class Histogram:
 
 @dataclass(slots=True)
 class StreamCounters:
-    """Frames of one stream. Each number has one writing thread.
+    """Frames of one stream. Drops are counted by several threads, each other number by one.
 
     Attributes:
         frames: Seen at the source, dropped ones included.
@@ -61,6 +62,9 @@ class StreamCounters:
     dropped: Counter[DropReason] = field(default_factory=Counter)
     reconnects: int = 0
     abandoned: int = 0
+    _lock: threading.Lock = field(
+        default_factory=threading.Lock, init=False, repr=False, compare=False
+    )
 
     def seen(self, count: int = 1) -> None:
         """Count frames that the source yielded or lost."""
@@ -68,7 +72,8 @@ class StreamCounters:
 
     def drop(self, reason: DropReason, count: int = 1) -> None:
         """Count `count` frames that will not be answered."""
-        self.dropped[reason] += count
+        with self._lock:
+            self.dropped[reason] += count
 
     @property
     def in_flight(self) -> int:

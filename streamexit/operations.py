@@ -19,7 +19,7 @@ from streamexit.config.schema import StreamSection
 from streamexit.control.dispatch import HARMLESS
 from streamexit.documents import did_you_mean
 from streamexit.errors import CommandError, ConfigurationError
-from streamexit.governor import Governor
+from streamexit.governor.governor import Governor
 from streamexit.pictures import draw, latest_look
 from streamexit.planning.streams import PlannedStream, plan_stream
 from streamexit.redact import redact
@@ -193,7 +193,7 @@ class NodeOperations:
         stream = self._stream(stream_id)
         changed = budget != self._governor.budget(stream_id)
         if changed:
-            self._governor.set_budget(stream_id, budget, cause=f"by {cause}", now=time.time())
+            self._governor.set_budget(stream_id, budget, cause=f"by {cause}")
             self.reporter.say_figures(stream_id, stream)
         if command.persist:
             self._overlay.note_changed(stream_id, "budget", self._kept_budget(stream, command))

@@ -8,17 +8,13 @@ batches, hence the same numbers, however the decode threads happen to run.
 from __future__ import annotations
 
 import heapq
-import re
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from streamexit.backends.opening import BackendOptions, open_backend
-from streamexit.budget.controller import BudgetController, BudgetState
-from streamexit.budget.shadow import Estimate, agreement_now
+from streamexit.budget.controller import BudgetController
 from streamexit.budget.terms import Terms
 from streamexit.engine.engine import Engine
 from streamexit.engine.lanes import PipelineLane, StreamLane
@@ -30,13 +26,12 @@ from streamexit.models.pipeline import Pipeline, load_pipeline
 from streamexit.models.shipped import find_pipeline
 from streamexit.prediction import Prediction
 from streamexit.queues import FrameBuffer
+from streamexit.recordings import open_recordings
+from streamexit.replay_report import Findings, Judgement, StreamReport, report
 from streamexit.scheduling.policy import ExitPolicy, load_policy
-from streamexit.sources.joined import JoinedSource
 from streamexit.sources.life import StreamState
-from streamexit.sources.opening import open_source
 from streamexit.sources.reader import Reader
 from streamexit.sources.source import Source
-from streamexit.tasks.readout import Tally
 
 MAX_WAIT_SECONDS = 2.0
 """Virtual. Latency does not matter in a replay, so batches may take their time to fill."""
@@ -51,55 +46,21 @@ BUFFER_FRAMES = 64
 JOIN_SECONDS = 0.5
 
 
-@dataclass(slots=True)
-class StreamReport:
-    """What a replay found for one stream, or for all together.
-
-    Costs are in the pipeline's unit. `against_truth` and `against_full` hold `Tally.figures` of the
-    answers, compared with the true labels and with the full network's answers; None where there are
-    no labels, and where the comparison was not asked for. `estimated` is what shadow frames say of the
-    latter.
-    """
-
-    frames: int
-    answered: int
-    dropped: dict[str, int]
-    mean_cost: float | None
-    full_cost: float
-    worst_window_error: float | None
-    exit_shares: tuple[float, ...]
-    against_truth: dict[str, Any] | None
-    against_full: dict[str, Any] | None
-    estimated: Estimate | None
-    budget_state: BudgetState | None
-    error: str | None
-
-
-@dataclass(slots=True)
-class _Judgement:
-    """How good the answers were, as far as that can be known."""
-
-    truth: Tally
-    full: Tally
-    labelled: int = 0
-    compared: int = 0
+def _ignore(record: ExitRecord) -> None:
+    """Nobody wants to hear of it."""
 
 
 @dataclass(slots=True)
 class _Stream:
     """A stream while it is replayed, and its results so far."""
 
-    stream_id: str
-    counters: StreamCounters
     buffer: FrameBuffer
     reader: Reader
     lane: StreamLane
     full_lane: StreamLane | None
     controller: BudgetController
-    judgement: _Judgement
-    exits: list[int] = field(default_factory=list)
+    findings: Findings
     waiting: dict[int, Prediction] = field(default_factory=dict)
-    error: str | None = None
 
 
 class Replay:
@@ -116,7 +77,6 @@ class Replay:
         shadow: See `BudgetController`.
         options: Where the network runs, and with how many rows at a time.
         agreement: Also run every frame to the last exit, outside the budget, and compare.
-        on_record: Called with each answer, in frame order per stream.
 
     Attributes:
         seconds: That `run` took.
@@ -139,7 +99,6 @@ class Replay:
         strict: bool = False,
         shadow: float = 0.0,
         agreement: bool = False,
-        on_record: Callable[[ExitRecord], None] = lambda record: None,
     ) -> None:
         for stream_id, source in sources.items():
             if source.live:
@@ -160,20 +119,25 @@ class Replay:
         )
         self._shadow = shadow
         self._table = policy.table
-        self._on_record = on_record
+        self._on_record: Callable[[ExitRecord], None] = _ignore
         backend = open_backend(pipeline, policy.scorer, options)
         self._now = 0.0
         self._engine = Engine(self._record, clock=lambda: self._now)
         self._full_engine = Engine(self._compare, clock=lambda: self._now) if agreement else None
-        self._overall = self._judge()
+        self._overall = Judgement(self._task)
         self.interrupted = False
         self._lane = PipelineLane(backend, self._task, pipeline.costs, depth=DEPTH)
         self._full = PipelineLane(backend, self._task, pipeline.costs, depth=DEPTH)
         self._streams = {name: self._stream(name, source) for name, source in sources.items()}
         self.seconds = 0.0
 
-    def run(self) -> None:
-        """Play everything to its end, or until `stop`; what was taken in is answered."""
+    def run(self, on_record: Callable[[ExitRecord], None] = _ignore) -> None:
+        """Play everything to its end, or until `stop`; what was taken in is answered.
+
+        Args:
+            on_record: Called with each answer, in frame order per stream.
+        """
+        self._on_record = on_record
         started = time.perf_counter()
         for stream in self._streams.values():
             stream.reader.start()
@@ -181,10 +145,9 @@ class Replay:
             self._play()
         finally:
             self._close_sources()
-        for stream in self._streams.values():
-            stream.reader.join(JOIN_SECONDS)
+        ended = [s.lane for s in self._streams.values() if s.reader.join(JOIN_SECONDS)]
         self._advance(flush=True)
-        self._engine.check_integrity()
+        self._engine.check_integrity(ended=ended)
         self.seconds = time.perf_counter() - started
 
     def stop(self) -> None:
@@ -207,11 +170,23 @@ class Replay:
 
     def stream_reports(self) -> dict[str, StreamReport]:
         """Per stream."""
-        return {name: self._report([stream]) for name, stream in self._streams.items()}
+        return {
+            name: self._report([stream], stream.findings.judgement)
+            for name, stream in self._streams.items()
+        }
 
     def total(self) -> StreamReport:
         """All streams together; the worst window is the worst of any stream."""
-        return self._report(list(self._streams.values()))
+        return self._report(list(self._streams.values()), self._overall)
+
+    def _report(self, streams: Sequence[_Stream], judgement: Judgement) -> StreamReport:
+        return report(
+            [stream.findings for stream in streams],
+            judgement,
+            costs=self._pipeline.costs,
+            terms=self._terms,
+            state=streams[0].controller.status.state if len(streams) == 1 else None,
+        )
 
     def _advance(self, *, flush: bool = False) -> None:
         for engine in (self._engine, self._full_engine):
@@ -230,37 +205,34 @@ class Replay:
             full_lane = self._full_engine.add_stream(
                 name, self._full, endless, StreamCounters(), max_wait=MAX_WAIT_SECONDS
             )
-        return _Stream(
-            name,
-            counters,
-            buffer,
-            Reader(name, source, buffer, on_state=self._watch(name), wall_clock=None),
-            self._engine.add_stream(
-                name, self._lane, controller, counters, max_wait=MAX_WAIT_SECONDS
-            ),
-            full_lane,
-            controller,
-            self._judge(),
+        lane = self._engine.add_stream(
+            name, self._lane, controller, counters, max_wait=MAX_WAIT_SECONDS
         )
-
-    def _judge(self) -> _Judgement:
-        return _Judgement(self._task.tally(), self._task.tally())
+        reader = Reader(
+            name,
+            source,
+            buffer,
+            on_state=self._watch(name),
+            wall_clock=None,
+            preprocessing=self._pipeline.network.preprocessing,
+        )
+        findings = Findings(counters, lane.shadow, Judgement(self._task))
+        return _Stream(buffer, reader, lane, full_lane, controller, findings)
 
     def _watch(self, name: str) -> Callable[[StreamState], None]:
         def on_state(state: StreamState) -> None:
             if state.state == "error":
-                self._streams[name].error = state.message
+                self._streams[name].findings.error = state.message
 
         return on_state
 
     def _record(self, record: ExitRecord) -> None:
         stream = self._streams[record.frame.stream_id]
-        stream.exits.append(record.exit)
+        stream.findings.exits.append(record.exit)
         target = self._task.as_target(record.frame.label)
         if target is not None:
-            for judgement in (stream.judgement, self._overall):
-                judgement.labelled += 1
-                judgement.truth.add(record.prediction, target)
+            for judgement in (stream.findings.judgement, self._overall):
+                judgement.with_truth(record.prediction, target)
         self._pair(stream, record)
         self._on_record(record)
 
@@ -275,45 +247,8 @@ class Replay:
         if other is None:
             stream.waiting[record.frame.index] = record.prediction
         else:
-            for judgement in (stream.judgement, self._overall):
-                judgement.compared += 1
-                judgement.full.add(record.prediction, self._task.target(other))
-
-    def _report(self, streams: Sequence[_Stream]) -> StreamReport:
-        costs = self._pipeline.costs
-        exits = [k for stream in streams for k in stream.exits]
-        dropped: Counter[str] = Counter()
-        for stream in streams:
-            dropped.update(stream.counters.dropped)
-        one = streams[0] if len(streams) == 1 else None
-        judgement = one.judgement if one else self._overall
-        windows = [e for e in (self._worst_window(s.exits) for s in streams) if e is not None]
-        n = len(exits)
-        return StreamReport(
-            frames=sum(stream.counters.frames for stream in streams),
-            answered=n,
-            dropped=dict(sorted(dropped.items())),
-            mean_cost=sum(costs.per_exit[k] for k in exits) / n if n else None,
-            full_cost=costs.full,
-            worst_window_error=max(windows, default=None),
-            exit_shares=tuple(exits.count(k) / n if n else 0.0 for k in range(len(costs.per_exit))),
-            against_truth=judgement.truth.figures() if judgement.labelled else None,
-            against_full=judgement.full.figures() if judgement.compared else None,
-            estimated=self._estimate(streams),
-            budget_state=one.controller.status.state if one else None,
-            error="; ".join(s.error for s in streams if s.error) or None,
-        )
-
-    def _estimate(self, streams: Sequence[_Stream]) -> Estimate | None:
-        frames = [frame for stream in streams for frame in stream.lane.shadow.frames]
-        return agreement_now(frames, self._pipeline.costs.fractions)
-
-    def _worst_window(self, exits: Sequence[int]) -> float | None:
-        """Of budgets per frame with a window in frames."""
-        if self._terms.per == "second" or self._terms.window_seconds is not None:
-            return None
-        costs = [self._pipeline.costs.fractions[k] for k in exits]
-        return worst_window_error(costs, self._terms.amount, self._terms.window)
+            for judgement in (stream.findings.judgement, self._overall):
+                judgement.with_full(record.prediction, self._task.target(other))
 
 
 @dataclass(frozen=True)
@@ -341,7 +276,7 @@ def replay(
     strict: bool = False,
     shadow: float = 0.0,
     agreement: bool = False,
-    on_record: Callable[[ExitRecord], None] = lambda record: None,
+    on_record: Callable[[ExitRecord], None] = _ignore,
 ) -> Replayed:
     """Play recordings through a pipeline at a budget: the same input gives the same answers.
 
@@ -375,59 +310,9 @@ def replay(
         strict=strict,
         shadow=shadow,
         agreement=agreement,
-        on_record=on_record,
     )
-    run.run()
+    run.run(on_record)
     return Replayed(run.total(), run.stream_reports(), run.seconds)
-
-
-def open_recordings(
-    sources: list[str], pipeline: Pipeline, *, join: bool = False, own_size: bool = False
-) -> dict[str, Source]:
-    """Stream id -> source; with `join` one stream of all sources.
-
-    Raises:
-        SourceError: One cannot be understood.
-    """
-    opened: list[Source] = [
-        open_source(
-            text,
-            preprocessing=pipeline.network.preprocessing,
-            labels=pipeline.labels,
-            own_size=own_size,
-        )
-        for text in sources
-    ]
-    if join:
-        return {"joined": JoinedSource(opened)}
-    return dict(zip(stream_ids(sources), opened, strict=True))
-
-
-def stream_ids(sources: list[str]) -> list[str]:
-    """An id for each source, from its file name; numbered where two would be the same."""
-    ids: list[str] = []
-    for text in sources:
-        stem = Path(text.partition("?")[0]).stem or text
-        name = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:56] or "stream"
-        candidates = (name, *(f"{name}-{n}" for n in range(2, len(sources) + 2)))
-        ids.append(next(c for c in candidates if c not in ids))
-    return ids
-
-
-def worst_window_error(costs: Sequence[float], budget: float, window: int) -> float | None:
-    """Largest |mean - budget| / budget over any `window` consecutive costs.
-
-    Over all of them when there are fewer than `window`; None when there are none.
-    """
-    if not costs:
-        return None
-    size = min(window, len(costs))
-    current = sum(costs[:size])
-    worst = abs(current / size - budget)
-    for i in range(size, len(costs)):
-        current += costs[i] - costs[i - size]
-        worst = max(worst, abs(current / size - budget))
-    return worst / budget
 
 
 def _merged(streams: Sequence[_Stream]) -> Iterator[tuple[_Stream, Frame]]:

@@ -63,7 +63,6 @@ class FrameBuffer:
         self._closed = False
         self._waiting = False
         self._peak = 0
-        self._dropped = 0
         self._owed = 0
 
     def put(self, frame: Frame) -> bool:
@@ -72,7 +71,6 @@ class FrameBuffer:
             if len(self._frames) >= self._capacity:
                 if self.live:
                     self._drop_oldest("buffer_full")
-                    self._dropped += 1
                 else:
                     self._wait_for_room()
             if self._closed:
@@ -146,7 +144,8 @@ class FrameBuffer:
 
     def statistics(self) -> QueueStatistics:
         """How full this buffer is and was."""
-        return QueueStatistics(len(self._frames), self._capacity, self._peak, self._dropped)
+        dropped = self.counters.dropped["buffer_full"]
+        return QueueStatistics(len(self._frames), self._capacity, self._peak, dropped)
 
     def _drop_oldest(self, reason: DropReason) -> None:
         """Drop a frame, and tell the one after it, which may yet have to come."""

@@ -14,7 +14,7 @@ from streamexit.config.load import load_configuration
 from streamexit.config.schema import NodeConfiguration, StreamSection
 from streamexit.documents import Document
 from streamexit.errors import BudgetError, CommandError, StreamExitError
-from streamexit.governor import Governor
+from streamexit.governor.governor import Governor
 from streamexit.models.pipeline import Pipeline
 from streamexit.planning.streams import (
     PlannedDevice,
@@ -173,7 +173,7 @@ class Reloading:
             if stream.frame_rate != section.frame_rate:
                 self._roster.set_frame_rate(stream, section.frame_rate)
             try:
-                self._governor.take_over(section, now=time.time())
+                self._governor.take_over(section)
                 stream.section = section
             except BudgetError as error:
                 problems.append(f"{section.id}: {error}")

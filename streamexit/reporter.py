@@ -12,7 +12,7 @@ from streamexit.attached import AttachedStream
 from streamexit.engine.lanes import PipelineLane
 from streamexit.engine.worker import EngineSnapshot, EngineWorker
 from streamexit.exits import ExitRecord
-from streamexit.governor import Governor
+from streamexit.governor.governor import Governor
 from streamexit.health import Pulse
 from streamexit.queues import Outbox
 from streamexit.roster import Roster

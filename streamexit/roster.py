@@ -22,7 +22,7 @@ from streamexit.engine.engine import Engine
 from streamexit.engine.lanes import PipelineLane
 from streamexit.engine.worker import EngineWorker, Feed
 from streamexit.errors import OperationError
-from streamexit.governor import Governor
+from streamexit.governor.governor import Governor
 from streamexit.metrics import StreamCounters
 from streamexit.planning.source import max_age, plan_patience
 from streamexit.planning.streams import PlannedStream
@@ -36,6 +36,7 @@ from streamexit.wire.encoding import ResultEncoder
 from streamexit.wire.thinning import Rule, Thinning
 
 Result = TypeVar("Result")
+LaneKey = tuple[Path, str, str]
 
 PATIENT_SECONDS = 1.0
 """How long a frame of a recording that is read as fast as possible waits for a full batch: nobody
@@ -97,22 +98,29 @@ class Roster:
         self._on_state = on_state
         self._on_preparation = on_preparation
         self.streams: dict[str, AttachedStream] = {}
-        self._lanes: dict[tuple[Path, str], tuple[str, PipelineLane]] = {}
+        self._lanes: dict[LaneKey, tuple[str, PipelineLane]] = {}
         self._departed: dict[str, tuple[int, int]] = {}
         self.device = ""
         self.stopped = False
 
     def networks(self) -> list[tuple[tuple[str, str], PipelineLane]]:
-        """((pipeline, policy), its lane in the engine) of every network that is loaded."""
-        return [((name, policy), lane) for (_, policy), (name, lane) in self._lanes.items()]
+        """((pipeline, policy), its lane in the engine) of every network that is loaded.
+
+        A policy that was fitted anew since another stream took it is told from that by its digest.
+        """
+        found: dict[tuple[str, str], PipelineLane] = {}
+        for (_, policy, digest), (name, lane) in self._lanes.items():
+            again = (name, policy) in found
+            found[name, f"{policy}@{digest}" if again else policy] = lane
+        return list(found.items())
 
     # --- before the engine runs -----------------------------------------------------------------
 
     def build(self, plans: Iterable[PlannedStream], on_refused: Callable[[str], None]) -> None:
         """Attach the first streams, none of which is read yet."""
         for plan in plans:
-            if _lane_key(plan) not in self._lanes:
-                self._lanes[_lane_key(plan)] = self._open_lane(plan)
+            if lane_key(plan) not in self._lanes:
+                self._lanes[lane_key(plan)] = self._open_lane(plan)
             stream = self._assemble(plan)
             self._worker.add(stream.feed)
             refused = self._enter(stream)
@@ -147,7 +155,7 @@ class Roster:
         Raises:
             StreamExitError: One cannot be loaded.
         """
-        missing = {_lane_key(plan): plan for plan in plans if _lane_key(plan) not in self._lanes}
+        missing = {lane_key(plan): plan for plan in plans if lane_key(plan) not in self._lanes}
         if missing:
             self._lanes |= await _in_thread(
                 lambda: {key: self._open_lane(plan) for key, plan in missing.items()}
@@ -249,7 +257,7 @@ class Roster:
         hurried = plan.source.live or section.pace == "realtime"
         lane = self._engine.add_stream(
             stream_id,
-            self._lanes[_lane_key(plan)][1],
+            self._lanes[lane_key(plan)][1],
             controller,
             counters,
             max_wait=self._settings.max_wait_ms / 1000 if hurried else PATIENT_SECONDS,
@@ -272,6 +280,7 @@ class Roster:
             demand=demand,
             first_epoch=first_epoch,
             await_missing=True,
+            preprocessing=plan.pipeline.network.preprocessing,
         )
         encode = ResultEncoder(
             node=self._node,
@@ -289,7 +298,7 @@ class Roster:
             reader=reader,
             schedule=Schedule(section.enabled, section.active_hours or (), self._timezone),
             encode=encode,
-            feed=Feed(lane, buffer, section.weight),
+            feed=Feed(lane, buffer),
             demand=demand,
             thinning=Thinning(_rule(section)),
             since=time.time(),
@@ -298,7 +307,7 @@ class Roster:
     def _enter(self, stream: AttachedStream) -> str:
         """Into the books; why it may not run, if it may not."""
         self.streams[stream.id] = stream
-        return self._governor.attach(stream, stream.feed.lane, time.time())
+        return self._governor.attach(stream, stream.feed.lane)
 
     def _begin(self, stream: AttachedStream) -> None:
         unwanted = stream.schedule.why_not(time.time())
@@ -323,9 +332,9 @@ async def _in_thread(work: Callable[[], Result]) -> Result:
     return await asyncio.wrap_future(future)
 
 
-def _lane_key(plan: PlannedStream) -> tuple[Path, str]:
-    """Streams with the same key share batches."""
-    return plan.pipeline.folder, plan.policy.name
+def lane_key(plan: PlannedStream) -> LaneKey:
+    """Streams with the same key share batches, hence the scorer that their thresholds are for."""
+    return plan.pipeline.folder, plan.policy.name, plan.policy.digest
 
 
 def _rule(section: StreamSection) -> Rule:

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamexit.attached import AttachedStream
 from streamexit.backends.opening import quietly
-from streamexit.budget.controller import BudgetStatus
-from streamexit.budget.state_file import StateFile
+from streamexit.budget.status import BudgetStatus
 from streamexit.config.schema import NodeConfiguration
 from streamexit.control.dispatch import Dispatcher
 from streamexit.control.over_mqtt import MqttCommands
@@ -27,7 +26,8 @@ from streamexit.engine.lanes import PipelineLane
 from streamexit.engine.worker import EngineWorker
 from streamexit.errors import OperationError
 from streamexit.exits import ExitRecord
-from streamexit.governor import Governor
+from streamexit.governor.governor import Governor
+from streamexit.governor.state_file import StateFile
 from streamexit.health import Health
 from streamexit.operations import NodeOperations
 from streamexit.outlets import make_delivery, make_session, open_sinks
@@ -445,7 +445,7 @@ class Node:
             self.health.look(self.reporter.pulse(), time.monotonic())
             for stream in self.streams.values():
                 stream.tick(now)
-            self.governor.tick(now)
+            self.governor.tick(time.monotonic())
             self.reporter.tick(now)
             if self._everything_done():
                 self._finished.set()

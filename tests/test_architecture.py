@@ -43,6 +43,8 @@ FLOORS = {
     "engine": 6,
     "calibration": 6,
     "planning": 6,
+    "recordings": 6,
+    "replay_report": 6,
     "attached": 7,
     "outlets": 7,
     "testing": 7,

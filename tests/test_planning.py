@@ -4,6 +4,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from streamexit.config.load import load_configuration
 from streamexit.config.schema import EngineSection, NodeConfiguration
 from streamexit.documents import Document
 from streamexit.errors import ConfigurationError, OperationError
-from streamexit.models.pipeline import load_pipeline
+from streamexit.models.pipeline import load_pipeline, register_policies
 from streamexit.planning.streams import PlannedStream, plan_streams
+from streamexit.roster import Roster, lane_key
+from streamexit.scheduling.policy import save_policy
 
 
 def configured(folder: Path, pipeline: Path, **stream: str) -> Document[NodeConfiguration]:
@@ -46,6 +49,37 @@ def test_plan_holds_what_the_stream_needs(tmp_path: Path, toy_pipeline: Path) ->
     assert stream.policy.name == "direct"
     assert stream.terms.amount == 0.6
     assert not stream.source.live
+
+
+def test_a_policy_that_is_fitted_anew_is_another_one(tmp_path: Path, toy_pipeline: Path) -> None:
+    """Streams share a network, and its scorer, by what the policy is and not by its name alone."""
+    folder = tmp_path / "toy"
+    shutil.copytree(toy_pipeline, folder)
+    before, again = (plan(tmp_path, folder, policy="eenet")[0] for _ in range(2))
+    assert lane_key(before) == lane_key(again)
+    file = folder / "policies" / "eenet.safetensors"
+    save_policy(replace(before.policy, provenance={"fitted": "anew"}), file)
+    register_policies(folder, {"eenet": file}, default="direct")
+    (after,) = plan(tmp_path, folder, policy="eenet")
+    assert after.policy.name == before.policy.name
+    assert lane_key(after) != lane_key(before)
+
+
+def test_networks_whose_policies_have_one_name_are_told_apart() -> None:
+    """As where a policy was fitted anew while a stream ran: metrics count them apart."""
+    nothing: Any = None
+    roster = Roster(
+        nothing, nothing, nothing, nothing,
+        settings=nothing, backend=nothing, node="n", boot_id="b", timezone=None,
+        on_state=nothing, on_preparation=nothing,
+    )  # fmt: skip
+    before: Any = object()
+    after: Any = object()
+    roster._lanes = {
+        (Path("toy"), "eenet", "1f"): ("toy", before),
+        (Path("toy"), "eenet", "2e"): ("toy", after),
+    }
+    assert roster.networks() == [(("toy", "eenet"), before), (("toy", "eenet@2e"), after)]
 
 
 def test_plan_takes_the_named_policy_and_gflops(tmp_path: Path, toy_pipeline: Path) -> None:

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,10 +13,10 @@ from streamexit.backends.opening import BackendOptions
 from streamexit.errors import InputError, SourceError
 from streamexit.exits import Budget, ExitRecord
 from streamexit.models.pipeline import load_pipeline
-from streamexit.playback import Replay
+from streamexit.playback import BUFFER_FRAMES, Replay
 from streamexit.prediction import Classification
 from streamexit.scheduling.policy import load_policy
-from streamexit.sources.source import Source
+from streamexit.sources.source import DropReport, Picture, Source, Watch
 from streamexit.sources.synthetic import SyntheticSource
 from streamexit.testing import TOY_PREPROCESSING, ListSource, toy_pictures
 
@@ -45,9 +49,8 @@ def replay(
         budget=Budget(budget),
         options=BackendOptions(device=str(device), batch=batch),
         agreement=agreement,
-        on_record=records.append,
     )
-    run.run()
+    run.run(records.append)
     return run, records
 
 
@@ -58,11 +61,35 @@ def synthetic(count: int, frames: int = 400) -> dict[str, Source]:
     }
 
 
-def test_same_input_same_results(toy_pipeline: Path) -> None:
-    """Two replays agree in every record, however their decode threads ran."""
-    first, second = (replay(toy_pipeline, synthetic(3))[1] for _ in range(2))
+class InTurn:
+    """A source that yields nothing before another one is over."""
+
+    live = False
+
+    def __init__(self, source: Source, before: InTurn | None) -> None:
+        self._source = source
+        self._before = before
+        self._over = threading.Event()
+
+    def pictures(self, report: DropReport, watch: Watch | None = None) -> Iterator[Picture]:
+        """See `Source`."""
+        if self._before is not None:
+            assert self._before._over.wait(60)
+        yield from self._source.pictures(report, watch)
+        self._over.set()
+
+
+@pytest.mark.parametrize("order", [("s0", "s1", "s2"), ("s2", "s0", "s1")])
+def test_same_input_same_results(toy_pipeline: Path, order: Sequence[str]) -> None:
+    """Two replays agree in every record, whichever decode thread is ahead of the others."""
+    free, before = synthetic(3, BUFFER_FRAMES - 1), None
+    in_turn: dict[str, Source] = {}
+    for name in order:  # as far ahead as there is room for
+        in_turn[name] = before = InTurn(synthetic(3, BUFFER_FRAMES - 1)[name], before)
+    sources = {name: in_turn[name] for name in free}
+    first, second = (replay(toy_pipeline, each)[1] for each in (free, sources))
     assert first == second
-    assert len(first) == 1200
+    assert len(first) == 3 * (BUFFER_FRAMES - 1)
 
 
 @pytest.mark.parametrize("budget", [0.45, 0.6, 0.9])
@@ -131,6 +158,25 @@ def test_one_broken_source_does_not_stop_the_others(toy_pipeline: Path) -> None:
     assert reports["bad"].answered == 20
     assert reports["s0"].error is None
     assert run.total().answered == 80
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((9, 8, 3), np.uint8),
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 3), np.float32),
+        torch.zeros((8, 8, 3), dtype=torch.float32),
+    ],
+)
+def test_a_picture_that_does_not_fit_ends_its_stream_only(toy_pipeline: Path, wrong: Any) -> None:
+    """A plugin's source yields another size, grey or floats: the others never hear of it."""
+    pictures = [*toy_pictures(10), Picture(wrong, 1.0)]
+    run, _ = replay(toy_pipeline, {"bad": ListSource(pictures), **synthetic(1, 60)})
+    reports = run.stream_reports()
+    assert "the network takes uint8 [8, 8, 3]" in str(reports["bad"].error)
+    assert (reports["bad"].frames, reports["bad"].answered) == (10, 10)
+    assert reports["s0"].answered == 60
 
 
 def test_empty_stream(toy_pipeline: Path) -> None:

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from streamexit.backends.backend import Pending, RowState, StageResult
 from streamexit.backends.devices import title
-from streamexit.backends.scored_stage import ScoredStage
+from streamexit.backends.profile import LEAST_ROWS
+from streamexit.backends.scored_stage import ScoredStage, joined
 from streamexit.errors import EngineError
 from streamexit.models.network import MultiExitNetwork
 from streamexit.scheduling.scorers import Scorer
@@ -75,7 +76,7 @@ class CudaBackend:
         self._modules = [ScoredStage(network, task, scorer, k) for k in range(self.num_stages)]
         p = network.preprocessing
         self._picture = (p.height, p.width, 3)
-        self._pools: list[_Pool] = []
+        self._pools: list[Pool] = []
         self._graphs: list[dict[int, _StageGraph]] = []
         self._free_transfers: list[list[_Transfer]] = [[] for _ in self.sizes]
         with torch.inference_mode(), torch.cuda.device(device):
@@ -125,12 +126,12 @@ class CudaBackend:
         return transfer
 
     def _make_pools(self) -> None:
-        """Room for the rows that an engine keeps between two stages, and one place for padding."""
-        places = sum(self.sizes) + (self.depth + 2) * max(self.sizes)
+        """Room for the rows between two stages, and one place for padding."""
+        places = pool_places(self.sizes, self.depth)
         state: tuple[Tensor, ...] = (self._blank(1),)
         for module in self._modules[:-1]:
             state = module(state).state
-            self._pools.append(_Pool.like(state, places))
+            self._pools.append(Pool.like(state, places))
 
     def _blank(self, rows: int) -> Tensor:
         return torch.zeros(rows, *self._picture, dtype=torch.uint8, device=self._device)
@@ -179,7 +180,8 @@ class CudaBackend:
                 run()
         torch.cuda.current_stream(self._device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=memory):
+        # others may use the device meanwhile: decoders, or a pipeline that runs already
+        with torch.cuda.graph(graph, pool=memory, capture_error_mode="thread_local"):
             outputs = run()
         return _StageGraph(graph, inputs, places, outputs)
 
@@ -189,12 +191,17 @@ class CudaBackend:
         return _Transfer(stage, rows, self._picture if stage == 0 else None, outputs)
 
 
+def pool_places(sizes: Sequence[int], depth: int) -> int:
+    """How many rows may lie between two stages: an engine's, or those of a measurement."""
+    return max(sum(sizes) + (depth + 2) * max(sizes), LEAST_ROWS)
+
+
 def _buckets(most: int) -> list[int]:
     """Powers of two below `most`, and `most`."""
     return [1 << i for i in range((most - 1).bit_length())] + [most]
 
 
-class _Pool:
+class Pool:
     """Rows between two stages. The last place takes what padding rows write."""
 
     def __init__(self, tensors: list[Tensor], channels_last: list[bool], places: int) -> None:
@@ -204,7 +211,7 @@ class _Pool:
         self.free = list(range(places))
 
     @classmethod
-    def like(cls, state: Sequence[Tensor], places: int) -> _Pool:
+    def like(cls, state: Sequence[Tensor], places: int) -> Pool:
         """For rows such as those of `state`; channels-last tensors stay so."""
         last = [t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last) for t in state]
         shapes = [
@@ -292,7 +299,7 @@ class _Transfer:
         graph: _StageGraph,
         states: Sequence[RowState],
         slots: Sequence[int],
-        pools: Sequence[_Pool],
+        pools: Sequence[Pool],
     ) -> None:
         """Queue the copies that a graph's inputs are made of."""
         n, rows = len(states), len(graph.places)
@@ -362,7 +369,4 @@ class _CudaPending:
             states += part.handed_on
             answers.append(answer)
             self._backend.finish(part)
-        whole = (
-            answers[0] if len(answers) == 1 else [torch.cat(a) for a in zip(*answers, strict=True)]
-        )
-        return StageResult(scores, to_host(whole), states)
+        return StageResult(scores, to_host(joined(answers)), states)

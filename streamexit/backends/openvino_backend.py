@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from streamexit.backends.backend import Pending, RowState, StageResult
 from streamexit.backends.devices import title, usable_cores
 from streamexit.backends.openvino_int8 import load_quantised_stages
-from streamexit.backends.openvino_stages import ANSWER, STATE, load_stages
+from streamexit.backends.openvino_stages import ANSWER, STATE, load_stages, row_shape
 from streamexit.errors import ConfigurationError
 from streamexit.models.network import MultiExitNetwork
 from streamexit.scheduling.scorers import Scorer
@@ -101,7 +101,7 @@ class OpenVinoBackend:
     def _compile(self, stage: int, size: int) -> _CompiledStage:
         """A stage and a batch size as one program."""
         model = self._models[stage].clone()
-        model.reshape({i: [size, *_row_shape(port)] for i, port in enumerate(model.inputs)})
+        model.reshape({i: [size, *row_shape(port)] for i, port in enumerate(model.inputs)})
         compiled = self._core.compile_model(
             model,
             "CPU",
@@ -145,10 +145,6 @@ def _hint() -> str:
 
 def _has_bf16() -> bool:
     return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-def _row_shape(port: Any) -> list[int]:
-    return [dimension.get_length() for dimension in list(port.get_partial_shape())[1:]]
 
 
 def _places(compiled: ov.CompiledModel, kind: str) -> list[int]:
@@ -225,6 +221,7 @@ class _CompiledStage:
         self._compiled = compiled
         self._size = size
         self._first = first
+        self._last = last
         self.answer_places = _places(compiled, ANSWER)
         places = [] if last else _places(compiled, STATE)
         self._written = [(i, place) for i, place in enumerate(places) if place not in untouched]
@@ -236,27 +233,29 @@ class _CompiledStage:
     def start(self, states: Sequence[RowState]) -> _Running:
         """Run on `size` rows."""
         request = self._free_requests.pop() if self._free_requests else self._new_request()
-        block = self._free_blocks.pop() if self._free_blocks else self._new_block()
+        block = None if self._last else self._take_block()
         if self._first:
             self._put_pictures(request, states)
         else:
             self._put_rows(request, states)
-        for i, place in self._written:
-            request.infer.set_output_tensor(place, block.tensors[i])
+        if block is not None:
+            for i, place in self._written:
+                request.infer.set_output_tensor(place, block.tensors[i])
         request.infer.start_async()
         return _Running(self, request, states, block)
 
     def finish(self, running: _Running) -> None:
         """Let the request be used again, and its rows' inputs too."""
-        for i, place in self._copied:
-            running.block.arrays[i][...] = running.request.infer.get_input_tensor(place).data
+        if running.block is not None:
+            for i, place in self._copied:
+                running.block.arrays[i][...] = running.request.infer.get_input_tensor(place).data
         self._free_requests.append(running.request)
         if not self._first:
             for block, _ in running.states:
                 block.let_go()
 
     def _put_pictures(self, request: _Request, pictures: Sequence[NDArray[np.uint8]]) -> None:
-        if self._size == 1 and pictures[0].flags.c_contiguous:
+        if self._size == 1 and pictures[0].flags.c_contiguous and pictures[0].flags.writeable:
             request.infer.set_input_tensor(0, ov.Tensor(pictures[0][None], shared_memory=True))
             return
         request.infer.set_input_tensor(0, request.inputs[0])
@@ -280,7 +279,9 @@ class _CompiledStage:
     def _new_request(self) -> _Request:
         return _Request(self._compiled.create_infer_request(), len(self._compiled.inputs))
 
-    def _new_block(self) -> _Block:
+    def _take_block(self) -> _Block:
+        if self._free_blocks:
+            return self._free_blocks.pop()
         tensors = [
             ov.Tensor(port.get_element_type(), port.get_shape()) for port in self._state_ports
         ]
@@ -297,7 +298,7 @@ class _Running:
         stage: _CompiledStage,
         request: _Request,
         states: Sequence[RowState],
-        block: _Block,
+        block: _Block | None,
     ) -> None:
         self.stage = stage
         self.request = request
@@ -327,7 +328,8 @@ class _OpenVinoPending:
             answers.append(
                 [_for_host(infer.get_output_tensor(i).data) for i in part.stage.answer_places]
             )
-            states += [(part.block, row) for row in range(part.block.rows)]
+            if part.block is not None:
+                states += [(part.block, row) for row in range(part.block.rows)]
             part.stage.finish(part)
         return StageResult(scores, tuple(map(_join, zip(*answers, strict=True))), states)
 

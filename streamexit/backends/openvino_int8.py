@@ -22,6 +22,7 @@ from streamexit.backends.openvino_stages import (
     NamedOutputs,
     convert,
     pictures_of,
+    row_shape,
 )
 from streamexit.backends.scored_stage import read_and_score
 from streamexit.models.network import MultiExitNetwork
@@ -123,7 +124,7 @@ def _with_readout(
     """
     sources = {name: output for output in bare.outputs for name in output.get_names()}
     first = [name for name in (LOGITS, BRANCH) if name in sources]
-    examples = [torch.zeros(2, *_row_shape(sources[name])) for name in first]
+    examples = [torch.zeros(2, *row_shape(sources[name])) for name in first]
     module = _Readout(task, scorer, k, branch=BRANCH in sources)
     readout, outputs = convert(module, [*examples, *carried])
     parameters = readout.get_parameters()
@@ -144,7 +145,3 @@ def _with_readout(
     )
     state = [i for i, name in enumerate(module.names) if name.startswith(STATE)]
     return whole, tuple(outputs[i] for i in state)
-
-
-def _row_shape(output: ov.Output) -> list[int]:
-    return [dimension.get_length() for dimension in list(output.get_partial_shape())[1:]]

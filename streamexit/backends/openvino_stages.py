@@ -118,6 +118,11 @@ def pictures_of(network: MultiExitNetwork) -> tuple[Tensor, ...]:
     return (torch.zeros(2, p.height, p.width, 3, dtype=torch.uint8),)
 
 
+def row_shape(port: ov.Output) -> list[int]:
+    """What one row of a model's input or output measures."""
+    return [dimension.get_length() for dimension in list(port.get_partial_shape())[1:]]
+
+
 class _FlatStage(NamedOutputs):
     """A scored stage with its state as arguments and its outputs in a row."""
 

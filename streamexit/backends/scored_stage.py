@@ -5,6 +5,7 @@ N: rows, k: this stage (from 0).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor, cat, nn
@@ -29,6 +30,11 @@ class ScoredOutput(NamedTuple):
     state: tuple[Tensor, ...]
 
 
+def joined(answers: Sequence[Sequence[Tensor]]) -> Sequence[Tensor]:
+    """The answer tensors of a batch that was run in parts."""
+    return answers[0] if len(answers) == 1 else [cat(parts) for parts in zip(*answers, strict=True)]
+
+
 class ScoredStage(nn.Module):
     """Stage k of a network, then the task's readout, then the scorer."""
 
@@ -44,9 +50,8 @@ class ScoredStage(nn.Module):
         k = self._k
         past, carry, features = (None, None, state) if k == 0 else (state[0], state[1], state[2:])
         output = self._network.run_stage(k, features)
-        read = read_and_score(
-            self._task, self._scorer, k, output.logits, output.confidence, past, carry
-        )
+        branch = None if output.confidence is None else output.confidence.float()
+        read = read_and_score(self._task, self._scorer, k, output.logits, branch, past, carry)
         return read._replace(state=(*read.state, *output.features))
 
 

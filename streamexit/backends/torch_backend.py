@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from streamexit.backends.backend import Pending, RowState, StageResult
 from streamexit.backends.devices import title
-from streamexit.backends.scored_stage import ScoredOutput, ScoredStage
+from streamexit.backends.scored_stage import ScoredOutput, ScoredStage, joined
 from streamexit.models.network import MultiExitNetwork
+from streamexit.preprocessing import Image
 from streamexit.scheduling.scorers import Scorer
 from streamexit.tasks.readout import Task, to_host
 
@@ -70,7 +71,7 @@ class TorchBackend:
                 self._shrink(stage, len(part) // 2)
                 continue
             left = left[len(part) :]
-        return _TorchPending(parts, self._device)
+        return _TorchPending(parts, self._device, last=stage == self.num_stages - 1)
 
     def release(self, states: Sequence[RowState]) -> None:
         """Nothing: tensors go when nobody holds them."""
@@ -83,7 +84,7 @@ class TorchBackend:
 
     def _gather(self, stage: int, states: Sequence[RowState]) -> tuple[Tensor, ...]:
         if stage == 0:
-            return (torch.from_numpy(np.stack(states)).to(self._device),)
+            return (stack_pictures(states, self._device),)
         return tuple(torch.stack(rows) for rows in zip(*states, strict=True))
 
     def _shrink(self, stage: int, rows: int) -> None:
@@ -93,11 +94,19 @@ class TorchBackend:
             torch.cuda.empty_cache()
 
 
+def stack_pictures(pictures: Sequence[Image | Tensor], device: torch.device) -> Tensor:
+    """As a batch on the device, where some of them may have been decoded."""
+    if any(isinstance(picture, Tensor) for picture in pictures):
+        return torch.stack([torch.as_tensor(picture, device=device) for picture in pictures])
+    return torch.from_numpy(np.stack(pictures)).to(device)
+
+
 class _TorchPending:
     """Kernels that are queued or done."""
 
-    def __init__(self, parts: Sequence[ScoredOutput], device: torch.device) -> None:
+    def __init__(self, parts: Sequence[ScoredOutput], device: torch.device, *, last: bool) -> None:
         self._parts = parts
+        self._last = last
         self._queued = torch.cuda.Event() if device.type == "cuda" else None
         if self._queued:
             self._queued.record(torch.cuda.current_stream(device))
@@ -113,8 +122,5 @@ class _TorchPending:
         for part in self._parts:
             scores += part.scores.tolist()
             states += zip(*(t.unbind(0) for t in part.state), strict=True)
-        answers = [part.answer for part in self._parts]
-        whole = (
-            answers[0] if len(answers) == 1 else [torch.cat(a) for a in zip(*answers, strict=True)]
-        )
-        return StageResult(scores, to_host(whole), states)
+        answer = to_host(joined([part.answer for part in self._parts]))
+        return StageResult(scores, answer, [] if self._last else states)

@@ -6,25 +6,21 @@ K: exits, W: window in frames, n: scores in a window. Costs are shares of the fu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 from streamexit.budget.ledger import WindowLedger
+from streamexit.budget.pace import SHORTEST_PACE, Pace
+from streamexit.budget.passage import Passage
 from streamexit.budget.recent import RecentExits
 from streamexit.budget.score_window import ScoreWindow
 from streamexit.budget.shadow import grid, is_shadow
+from streamexit.budget.status import BudgetState, BudgetStatus
 from streamexit.budget.terms import Terms
 from streamexit.errors import BudgetError
 from streamexit.exits import ALWAYS
 from streamexit.scheduling.thresholds import ThresholdTable, expit, logit, spread_ties
-
-BudgetState = Literal["on_budget", "saturated", "unreachable", "not_binding"]
-"""on_budget: over the last window, spending is within 5% of what it was allowed (or one full frame).
-saturated: it is not, although the controller does what it can.
-unreachable: the budget is below the cost of the first exit; every frame leaves there.
-not_binding: the budget is the full network's cost or more; every frame goes all the way."""
 
 ETA_FRAMES = 24
 """eta times W: a debt of W / 24 full frames moves u by one full cost."""
@@ -43,71 +39,6 @@ PRIOR_SCORES = 32
 
 STRICT_SHARE = 0.01
 """A strict budget is aimed at from so far below, so that the ledger seldom has to say no."""
-
-PACE_FRAMES = 32
-"""Time between frames is averaged over about so many."""
-
-SHORTEST_PACE = 1e-6
-LONGEST_GAP = 10
-"""Times the mean time between frames; what is longer counts as so much."""
-
-FIRST_PACE = 1 / 25
-"""Seconds between frames until two were seen."""
-
-
-@dataclass(frozen=True, slots=True)
-class BudgetStatus:
-    """What a controller has to say.
-
-    Attributes:
-        state: See `BudgetState`.
-        target: The budget per frame, as a share of the full network's cost; of a budget per second,
-            what it comes to at the present frame rate.
-        mean: Over the last window (or as much of it as there was); None before the first.
-        frames: How many frames `mean` is over.
-        exit_shares: [K], over the same frames.
-        thresholds: [K], now.
-        version: Rises with every change of the thresholds.
-        debt: Overspent (or, negative, spared) so far, in units of one full frame.
-        per_second: Of a budget per second: what was spent per second over the window; else None.
-    """
-
-    state: BudgetState
-    target: float
-    mean: float | None
-    frames: int
-    exit_shares: tuple[float, ...]
-    thresholds: tuple[float, ...]
-    version: int
-    debt: float
-    per_second: float | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Passage:
-    """A frame on its way through the network, as its controller sees it.
-
-    Attributes:
-        seq: Position among the stream's frames.
-        at: Seconds, when it came.
-        allowance: What the budget gives for it.
-        assumed: What it was expected to cost when it came.
-        booked: What it is charged by now.
-        shadow: Whether it goes to the last exit whatever its scores say.
-        leaves_at: Where it leaves; of a shadow frame where it would have left. None: not yet.
-        scores: Of a shadow frame, exit by exit.
-        elsewhere: Of a shadow frame: where it would have left at other budgets; see `ShadowFrame`.
-    """
-
-    seq: int
-    at: float
-    allowance: float
-    assumed: float
-    booked: float
-    shadow: bool = False
-    leaves_at: int | None = None
-    scores: tuple[float, ...] = ()
-    elsewhere: tuple[int, ...] = ()
 
 
 class BudgetController:
@@ -173,9 +104,10 @@ class BudgetController:
         self._trim = 0.0
         self._version = 0
         self._entered = 0
+        self._books_from = 0
+        self._binding = False
         self._decisions = 0.0
-        self._last_at: float | None = None
-        self._pace = FIRST_PACE
+        self._pace = Pace()
         self._recent = RecentExits(len(table.fractions))
         self.table = table
         self.terms = terms
@@ -192,8 +124,11 @@ class BudgetController:
         self.terms, self.table = after, table or self.table
         self._low, self._high = self.table.low, self.table.high
         self._range = max(self._high - self._low, 1e-9)
+        bound = self._binding
+        self._row: int | None = None
         self._tune()
-        self._staying = _mean_cost_of_staying(self.table, self._aim)
+        if not bound:  # of what is inside nothing was booked, so nothing is to be corrected
+            self._books_from = self._entered
         if self._binding:
             self._debt = min(max(self._debt, -self._debt_limit), self._debt_limit)
             self._trim = self._inside(self._trim)
@@ -237,21 +172,33 @@ class BudgetController:
         elif not leaving:
             costs = self.table.fractions
             leaving = not self._reserved(passage, costs[k + 1] - costs[k])
-        if self._binding:
+        if self._books(passage):
             staying = self._high if passage.shadow else self._staying[k]
             cost = self.table.fractions[k] if leaving else staying
             self._owe(cost - passage.booked)
             passage.booked = cost
         return leaving
 
+    def walk(self, at: float, scores: Iterable[float]) -> tuple[Passage, int]:
+        """A frame whose scores at all exits are known, as in a simulation: it comes, and leaves.
+
+        Returns:
+            Its passage, and where it left. It is not settled yet.
+        """
+        passage = self.enter(at)
+        return passage, next(k for k, s in enumerate(scores) if self.leaves(passage, k, s))
+
     def withdrawn(self, passage: Passage, k: int) -> None:
         """Note that a frame was dropped behind exit k: it spent what gets there, and nothing more."""
-        if self._binding:
+        if self._books(passage):
             self._owe(self.table.fractions[k] - passage.booked)
             passage.booked = self.table.fractions[k]
 
-    def answered(self, passage: Passage, k: int) -> None:
-        """Note that a frame left at exit k, in frame order; what the status tells is over these."""
+    def settled(self, passage: Passage, k: int) -> None:
+        """Note that a frame went behind exit k, answered or withdrawn, in frame order.
+
+        What the status tells is over these.
+        """
         timed = self.terms.window_seconds is not None or self.terms.per == "second"
         self._recent.add(k, passage.allowance, passage.at if timed else None)
         self._recent.shorten(self.terms)
@@ -260,7 +207,7 @@ class BudgetController:
         """What was learned of the stream, for JSON; see `remember`."""
         return {
             "trim": round(self._trim, 6),
-            "pace": round(self._pace, 6),
+            "pace": round(self._pace.seconds, 6),
             "scores": [[round(score, 6) for score in w.scores] for w in self._windows],
         }
 
@@ -279,7 +226,8 @@ class BudgetController:
             raise BudgetError("memory of a stream: holds something that is no number")
         if len(scores) != len(self._windows):
             raise BudgetError("memory of a stream: made by a network with other exits")
-        self._windows, self._pace = [ScoreWindow(row) for row in scores], pace
+        self._windows = [ScoreWindow(row) for row in scores]
+        self._pace.seconds = pace
         self._tune()
         self._trim = self._inside(trim)
 
@@ -306,7 +254,7 @@ class BudgetController:
         spent = sum(c * m for c, m in zip(self.table.fractions, recent.counts, strict=True))
         per_second = None
         if self.terms.per == "second" and (seconds := recent.seconds):
-            per_second = spent / (seconds + self._pace)
+            per_second = spent / (seconds + self._pace.seconds)
         return BudgetStatus(
             state=self._state(spent, recent.allowed),
             target=self._per_frame,
@@ -342,25 +290,21 @@ class BudgetController:
     def _reserved(self, passage: Passage, more: float) -> bool:
         return self._ledger is None or self._ledger.reserve(passage.seq, more)
 
+    def _books(self, passage: Passage) -> bool:
+        """Whether what a frame costs is owed by the budget there is now."""
+        return self._binding and passage.seq >= self._books_from
+
     def _allowance(self, at: float) -> float:
         """What the budget gives for a frame that comes now."""
-        since = 0.0 if self._last_at is None else max(0.0, at - self._last_at)
-        since = min(since, LONGEST_GAP * self._pace)  # a stream that stood still saved nothing up
-        if self._last_at is not None:
-            pace = self._pace + (since - self._pace) / min(self._entered, PACE_FRAMES)
-            self._pace = max(pace, SHORTEST_PACE)
-        self._last_at = at
-        if self.terms.per == "frame":
-            if self.terms.window_seconds is not None:
-                self._tune()
-            return self._aim
-        self._tune()
-        return self.terms.amount * since
+        since = self._pace.came(at)
+        if self.terms.per == "second" or self.terms.window_seconds is not None:
+            self._tune()
+        return self.terms.amount * since if self.terms.per == "second" else self._aim
 
     def _tune(self) -> None:
         """Gains and limits, from the budget per frame and the window in frames."""
         terms = self.terms
-        self._per_frame = terms.amount * (self._pace if terms.per == "second" else 1.0)
+        self._per_frame = terms.amount * (self._pace.seconds if terms.per == "second" else 1.0)
         self._binding = terms.per == "second" or self._low <= self._per_frame < self._high
         held_back = STRICT_SHARE if terms.strict and self._binding else 0.0
         self._aim = self._per_frame * (1 - held_back)
@@ -368,10 +312,13 @@ class BudgetController:
         self._center = min(max(for_others, self._low), self._high)
         window = float(terms.window)
         if terms.window_seconds is not None:
-            window = max(1.0, terms.window_seconds / self._pace)
+            window = max(1.0, terms.window_seconds / self._pace.seconds)
         self._eta = ETA_FRAMES / window
         self._trim_rate = TRIM_FRAMES / window
         self._debt_limit = max(1.0, DEBT_SHARE * window * min(self._aim, self._high))
+        row = self.table.nearest_row(self._aim)
+        if self._row != row or self._row is None:
+            self._row, self._staying = row, _mean_cost_of_staying(self.table, row)
 
     def _coordinate(self, debt: float) -> float:
         return self._center + self._trim - self._correction(debt)
@@ -398,12 +345,10 @@ class BudgetController:
         return "on_budget" if abs(spent - allowed) <= tolerance else "saturated"
 
 
-def _mean_cost_of_staying(table: ThresholdTable, budget: float) -> list[float]:
-    """What frames that stay at exit k cost in the end, on calibration data at this budget."""
+def _mean_cost_of_staying(table: ThresholdTable, row: int | None) -> list[float]:
+    """What frames that stay at exit k cost in the end, on calibration data at a row's budget."""
     costs = table.fractions
-    rows = len(table.budgets)
-    nearest = min(range(rows), key=lambda j: abs(table.budgets[j] - budget), default=None)
-    shares = table.shares[nearest] if nearest is not None else (0.0,) * len(costs)
+    shares = table.shares[row] if row is not None else (0.0,) * len(costs)
     means: list[float] = []
     for k in range(len(costs)):
         left = sum(shares[k + 1 :])

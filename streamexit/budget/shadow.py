@@ -23,7 +23,7 @@ KEPT = 400
 
 SAME_BUDGET = 0.05
 ENOUGH = 50
-"""Frames under the latest budget, give or take `SAME_BUDGET`, before older ones are left out."""
+"""Frames under the present budget, give or take `SAME_BUDGET`, before older ones are left out."""
 
 GRID = 7
 """G: other budgets that are tried on each shadow frame."""
@@ -117,15 +117,22 @@ def _estimate(fraction: float, mean: float, n: int) -> Estimate:
     return Estimate(fraction, min(mean, 1.0), *interval(mean, n), n)
 
 
-def agreement_now(frames: Sequence[ShadowFrame], fractions: Sequence[float]) -> Estimate | None:
+def agreement_now(
+    frames: Sequence[ShadowFrame], fractions: Sequence[float], budget: float | None = None
+) -> Estimate | None:
     """Agreement with the full network of the answers that go out; None without shadow frames.
 
-    Frames that were decided under another budget than the latest tell of other answers. While there
-    are few others, what all frames say of this budget stands in; see `agreement_at`.
+    Frames that were decided under another budget tell of other answers. While there are few others,
+    what all frames say of this budget stands in; see `agreement_at`.
+
+    Args:
+        frames: Of one stream.
+        fractions: [K], cost of each exit as a share of the full network's.
+        budget: Per frame, that is held now; the latest frame's when left out.
     """
     if not frames:
         return None
-    budget = frames[-1].budget
+    budget = frames[-1].budget if budget is None else budget
     alike = [frame for frame in frames if abs(frame.budget - budget) <= SAME_BUDGET * budget]
     if len(alike) < min(ENOUGH, len(frames)):
         inside = min(max(budget, fractions[0]), fractions[-1])

@@ -16,6 +16,7 @@ import numpy as np
 
 from streamexit.budget.shadow import ShadowFrame, curve
 from streamexit.scheduling.evidence import Floats
+from streamexit.scheduling.search import concave_hull
 
 STEP = 0.2
 """Share of the way to the best allocation that one round goes, so that no window feels it."""
@@ -230,7 +231,9 @@ def gains(
     for claim in claims:
         n = len(seen.get(claim.stream_id, ()))
         mixed = (n * own.get(claim.stream_id, prior) + PRIOR_FRAMES * prior) / (n + PRIOR_FRAMES)
-        found[claim.stream_id] = (grids[claim.stream_id], _concave(grids[claim.stream_id], mixed))
+        grid = grids[claim.stream_id]
+        hull = concave_hull(grid, mixed)
+        found[claim.stream_id] = grid, np.interp(grid, grid[hull], mixed[hull])
     return found
 
 
@@ -271,21 +274,3 @@ def jain_index(values: Sequence[float]) -> float:
     """1 if all are equal, 1/n if one has everything (Jain, Chiu and Hawe, DEC-TR-301, 1984)."""
     squares = sum(value * value for value in values)
     return min(1.0, sum(values) ** 2 / (len(values) * squares)) if squares else 1.0
-
-
-def _concave(at: Floats, worth: Floats) -> Floats:
-    """The least concave curve above some points."""
-    hull: list[int] = []
-    if at[0] == at[-1]:
-        return worth  # one exit only
-    for i in range(len(at)):
-        while len(hull) > 1 and _slope(at, worth, hull[-2], hull[-1]) <= _slope(
-            at, worth, hull[-2], i
-        ):
-            hull.pop()
-        hull.append(i)
-    return np.interp(at, at[hull], worth[hull])
-
-
-def _slope(at: Floats, worth: Floats, i: int, j: int) -> float:
-    return float((worth[j] - worth[i]) / (at[j] - at[i]))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from dataclasses import asdict
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,9 +16,11 @@ from streamexit.cli.formats import plain_table, stacked
 from streamexit.cli.options import BackendOption, DeviceOption, JsonOption, PrecisionOption
 
 if TYPE_CHECKING:
-    from streamexit.exits import Budget
+    from streamexit.exits import Budget, ExitRecord
     from streamexit.models.pipeline import Pipeline
-    from streamexit.playback import Replay, StreamReport
+    from streamexit.playback import Replay
+    from streamexit.replay_report import StreamReport
+    from streamexit.sinks.jsonl import JsonlSink
     from streamexit.sinks.video import VideoSink
     from streamexit.sources.source import Source
     from streamexit.wire.encoding import ResultEncoder
@@ -58,28 +61,18 @@ def replay(
 ) -> None:
     """Replay recordings deterministically: the same input gives the same results, byte for byte."""
     from streamexit.backends.opening import BackendOptions
-    from streamexit.cli.app import print_json
-    from streamexit.exits import Budget, ExitRecord
+    from streamexit.exits import Budget
     from streamexit.models.pipeline import load_pipeline
     from streamexit.models.shipped import find_pipeline
-    from streamexit.playback import Replay, open_recordings, stream_ids
+    from streamexit.playback import Replay
+    from streamexit.recordings import open_recordings, stream_ids
     from streamexit.scheduling.policy import load_policy
-    from streamexit.sinks.jsonl import JsonlSink
 
     amount = Budget.parse(budget)
     names = ["joined"] if join else stream_ids(sources)
     drawings = _video_files(video, names, sources, amount) if video else {}
     loaded = load_pipeline(find_pipeline(pipeline))
     encode = _encoder(loaded, mask, out)
-    sink: JsonlSink | None = None
-    videos: dict[str, VideoSink] = {}
-
-    def on_record(record: ExitRecord) -> None:
-        if sink is not None:
-            sink.write(encode(record, record.answered_at))
-        if videos:
-            videos[record.frame.stream_id].write(record)
-
     run = Replay(
         open_recordings(sources, loaded, join=join),
         pipeline=loaded,
@@ -91,26 +84,40 @@ def replay(
         shadow=shadow,
         options=BackendOptions(backend, device, precision, batch),
         agreement=agreement,
-        on_record=on_record,
     )
-    sink = JsonlSink(out) if out else None  # only now: a mistake above must not empty an old file
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: run.stop())
-    with contextlib.ExitStack() as stack:
-        if sink:
-            stack.enter_context(contextlib.closing(sink))
+    fraction = amount.as_fraction(loaded.costs)
+    with contextlib.ExitStack() as stack:  # only now: a mistake above must not empty an old file
+        outlets = _Outlets(encode, stack.enter_context(_results_file(out)))
         if drawings:
             own = open_recordings(sources, loaded, join=join, own_size=True)
-            fraction = amount.as_fraction(loaded.costs)
-            videos = _open_videos(stack, drawings, own, loaded, budget=fraction, window=window)
-        run.run()
-    total, streams = run.total(), run.stream_reports()
-    if json:
-        streams_json = {name: _as_json(report, run.seconds) for name, report in streams.items()}
-        print_json({**_as_json(total, run.seconds), "streams": streams_json})
-    else:
-        _show(streams, total, run.seconds)
-    _exit(run, streams)
+            outlets.videos = _open_videos(
+                stack, drawings, own, loaded, budget=fraction, window=window
+            )
+        run.run(outlets.take)
+    _tell(run, json=json)
+
+
+@dataclass
+class _Outlets:
+    """Where the answers go."""
+
+    encode: ResultEncoder
+    results: JsonlSink | None
+    videos: dict[str, VideoSink] = field(default_factory=dict)
+
+    def take(self, record: ExitRecord) -> None:
+        if self.results is not None:
+            self.results.write(self.encode(record, record.answered_at))
+        if self.videos:
+            self.videos[record.frame.stream_id].write(record)
+
+
+def _results_file(out: Path | None) -> AbstractContextManager[JsonlSink | None]:
+    from streamexit.sinks.jsonl import JsonlSink
+
+    return contextlib.closing(JsonlSink(out)) if out else contextlib.nullcontext()
 
 
 def _encoder(
@@ -178,6 +185,19 @@ def _open_videos(
         sink = VideoSink(files[name], pictures, draw)
         videos[name] = stack.enter_context(contextlib.closing(sink))
     return videos
+
+
+def _tell(run: Replay, *, json: bool) -> None:
+    """The report, and the end."""
+    from streamexit.cli.app import print_json
+
+    total, streams = run.total(), run.stream_reports()
+    if json:
+        streams_json = {name: _as_json(report, run.seconds) for name, report in streams.items()}
+        print_json({**_as_json(total, run.seconds), "streams": streams_json})
+    else:
+        _show(streams, total, run.seconds)
+    _exit(run, streams)
 
 
 def _exit(run: Replay, streams: dict[str, StreamReport]) -> None:

@@ -118,7 +118,7 @@ def _open(
 ) -> Recording:
     from streamexit.calibration.record import PARTS, record_part, record_sources
     from streamexit.errors import InputError
-    from streamexit.playback import stream_ids
+    from streamexit.recordings import stream_ids
     from streamexit.sources.opening import open_source
 
     if len(data) == 1 and data[0] in PARTS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -160,12 +160,15 @@ class Engine:
         in_flight = sum(len(flight.batch.rows) for flight in self._in_flight)
         return in_flight + sum(len(lane.batcher) for lane in self._lanes)
 
-    def drop_rest(self) -> None:
+    def drop_rest(self, *, wait: bool = True) -> None:
         """Give up on every frame that has not been handed out; they count as dropped, `stopped`.
 
-        A batch that is on the device is waited for, and forgotten.
+        A batch that is on the device is forgotten.
+
+        Args:
+            wait: For that batch, first.
         """
-        for flight in self._in_flight:
+        for flight in self._in_flight if wait else ():
             flight.pending.result()
         self._in_flight.clear()
         for lane in self._lanes:
@@ -176,16 +179,17 @@ class Engine:
                 stream.counters.drop("stopped", len(stream.open_rows))
                 stream.open_rows.clear()
 
-    def check_integrity(self) -> None:
+    def check_integrity(self, *, ended: Collection[StreamLane] = ()) -> None:
         """Every frame admitted is answered, dropped or in flight. Call it when idle.
+
+        Args:
+            ended: Streams of which no frame is on its way to the engine: theirs are all in here.
 
         Raises:
             EngineError: The books do not balance; a defect of ours.
         """
         unanswered = sum(
-            row.answer is None and not row.expired
-            for stream in self._streams
-            for row in stream.open_rows
+            row.gone_at is None for stream in self._streams for row in stream.open_rows
         )
         inside = sum(lane.inside for lane in self._lanes)
         if not unanswered == self.load == inside:
@@ -194,7 +198,8 @@ class Engine:
                 f"{inside} are counted"
             )
         for stream in self._streams:
-            if stream.counters.in_flight < len(stream.open_rows):
+            outside = stream.counters.in_flight - len(stream.open_rows)
+            if outside < 0 or (outside and stream in ended):
                 raise EngineError(
                     f"stream {stream.stream_id}: {stream.counters} but "
                     f"{len(stream.open_rows)} frames are open"
@@ -236,7 +241,7 @@ class Engine:
             if row.passage.shadow:
                 row.seen = (*row.seen, lane.task.prediction(result.answer, i, row.frame.size))
             if now > row.frame.expires_at:
-                self._expire(lane, row, batch.stage, now)
+                self._expire(row, batch.stage)
                 leaving.append(i)
             elif not stays:
                 self._leave(lane, row, batch.stage, result, i, now)
@@ -245,13 +250,14 @@ class Engine:
                 row.state = result.states[i]
                 due = row.stream.due(row, now)
                 lane.batcher.add(batch.stage + 1, row, stream=row.stream.stream_id, due=due)
+        if leaving:
+            lane.left(len(leaving), now)
         if result.states and leaving:
             lane.backend.release([result.states[i] for i in leaving])
 
     def _leave(
         self, lane: PipelineLane, row: Row, k: int, result: StageResult, i: int, now: float
     ) -> None:
-        lane.left(now)
         row.state = None
         if row.passage.shadow:
             _learn(lane.task, row)
@@ -261,18 +267,16 @@ class Engine:
         row.answer = Answer(k, result.scores[i], prediction, now)
         self._hand_out(row.stream)
 
-    def _expire(self, lane: PipelineLane, row: Row, k: int, now: float) -> None:
+    def _expire(self, row: Row, k: int) -> None:
         """Give up a row whose answer would be too old; what it has spent stays spent."""
-        lane.left(now)
-        row.state, row.expired = None, True
+        row.state, row.expired_at = None, k
         row.stream.controller.withdrawn(row.passage, k)
         self._hand_out(row.stream)
 
     def _hand_out(self, stream: StreamLane) -> None:
-        while stream.open_rows and (
-            stream.open_rows[0].expired or stream.open_rows[0].answer is not None
-        ):
+        while stream.open_rows and (k := stream.open_rows[0].gone_at) is not None:
             row = stream.open_rows.popleft()
+            stream.controller.settled(row.passage, k)
             if row.answer is None:
                 stream.counters.drop("too_old")
                 stream.owed_drops += row.frame.dropped_before + 1
@@ -297,7 +301,6 @@ def _record(row: Row, answer: Answer) -> ExitRecord:
     stream.owed_drops = 0
     stream.next_seq += 1
     stream.counters.answered += 1
-    stream.controller.answered(row.passage, answer.exit)
     return record
 
 

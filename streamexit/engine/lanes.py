@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from streamexit.backends.backend import Backend, RowState
-from streamexit.budget.controller import BudgetController, Passage
+from streamexit.budget.controller import BudgetController
+from streamexit.budget.passage import Passage
 from streamexit.budget.shadow import ShadowLog
 from streamexit.engine.batcher import Batcher
 from streamexit.exits import CostTable
@@ -17,7 +18,7 @@ from streamexit.prediction import Prediction
 from streamexit.tasks.readout import Task
 
 INTERVAL_GAIN = 0.1
-"""Weight of the latest row in the usual time between two that leave."""
+"""Weight of each row in the usual time between two that leave."""
 
 
 class Answer(NamedTuple):
@@ -41,7 +42,7 @@ class Row:
         state: See `RowState`; handed from stage to stage, cleared when the row leaves.
         seen: Of a shadow frame: each exit's answer so far.
         answer: Where and when it left, with what; None before, and of one that expired.
-        expired: Whether it left because its answer would have been too old.
+        expired_at: Behind which exit it was given up, because its answer would have been too old.
     """
 
     frame: FrameInfo
@@ -51,7 +52,12 @@ class Row:
     state: RowState
     seen: tuple[Prediction, ...] = field(default=(), init=False)
     answer: Answer | None = field(default=None, init=False)
-    expired: bool = field(default=False, init=False)
+    expired_at: int | None = field(default=None, init=False)
+
+    @property
+    def gone_at(self) -> int | None:
+        """Behind which exit it went, with an answer or without; None while it is on its way."""
+        return self.expired_at if self.answer is None else self.answer.exit
 
 
 @dataclass(slots=True, eq=False)
@@ -152,8 +158,9 @@ class PipelineLane:
             self._last_left = now
         self.inside += 1
 
-    def left(self, now: float) -> None:
-        """Count a row out."""
-        self.inside -= 1
-        self._interval += INTERVAL_GAIN * (now - self._last_left - self._interval)
+    def left(self, count: int, now: float) -> None:
+        """Count the rows out that left with one batch: they share the time since the one before."""
+        self.inside -= count
+        weight = 1 - (1 - INTERVAL_GAIN) ** count
+        self._interval += weight * ((now - self._last_left) / count - self._interval)
         self._last_left = now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import deque
@@ -10,9 +11,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from streamexit.budget.controller import BudgetStatus
+from streamexit.budget.status import BudgetStatus
 from streamexit.engine.engine import Engine
 from streamexit.engine.lanes import PipelineLane, StreamLane
+from streamexit.errors import OperationError
 from streamexit.frame import Frame
 from streamexit.queues import FrameBuffer
 
@@ -37,16 +39,16 @@ GLANCE_SECONDS = 0.001
 class Feed:
     """A stream's way into the engine.
 
+    Live streams go first, the heaviest before the others, so that an overload drops frames of the
+    lightest; recordings can wait.
+
     Attributes:
         lane: Its own.
         buffer: Where its frames wait.
-        weight: Live streams go first, the heaviest before the others, so that an overload drops frames
-            of the lightest; recordings can wait.
     """
 
     lane: StreamLane
     buffer: FrameBuffer
-    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class EngineWorker:
         self._tiers: list[deque[Feed]] = []
         self._lanes_of_cameras: list[PipelineLane] = []
         self._calls: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._ended = False
         self._snapshot_due = 0.0
         self.snapshot = EngineSnapshot({}, 0, False)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -110,9 +113,14 @@ class EngineWorker:
         self._wake.set()
 
     def call(self, work: Callable[[], Result]) -> Future[Result]:
-        """Have something done on the engine's thread, between two batches. Safe from any thread."""
+        """Have something done on the engine's thread, between two batches. Safe from any thread.
+
+        Once that thread has ended, the future holds an `OperationError`.
+        """
         future: Future[Result] = Future()
         self._calls.append((future, work))
+        if self._ended:  # else that thread finds it, before its end or at it
+            self._refuse_calls()
         self._wake.set()
         return future
 
@@ -162,7 +170,19 @@ class EngineWorker:
             self._take_snapshot()
         except Exception as error:  # the thread's edge: somebody has to hear of it
             log.debug("the engine failed", exc_info=error)
+            self._engine.drop_rest(wait=False)  # the device may not answer any more
             self._on_failure(error)
+        finally:
+            self._ended = True
+            self._refuse_calls()
+
+    def _refuse_calls(self) -> None:
+        """On the thread that ends, or on one that asks later; on both at once, too."""
+        with contextlib.suppress(IndexError):
+            while True:
+                future, _ = self._calls.popleft()
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(OperationError("the engine has ended"))
 
     def _find_tiers(self) -> None:
         ranks = sorted({_rank(feed) for feed in self._feeds}, reverse=True)
@@ -186,6 +206,8 @@ class EngineWorker:
     def _do_calls(self) -> None:
         while self._calls:
             future, work = self._calls.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
             try:
                 future.set_result(work())
             except Exception as error:  # it is the caller's
@@ -244,4 +266,4 @@ class EngineWorker:
 
 
 def _rank(feed: Feed) -> tuple[bool, float]:
-    return feed.buffer.live, feed.weight
+    return feed.buffer.live, feed.lane.weight

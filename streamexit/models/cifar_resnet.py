@@ -68,8 +68,10 @@ class ConfidenceHead(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """[N, channels, H, W] to logits [N, C] and confidence [N] in [0, 1]."""
-        pooled = x.mean((2, 3))
-        return self.classify(pooled), torch.sigmoid(self.confide(pooled).float()).squeeze(1)
+        pooled, confide = x.mean((2, 3)), self.confide
+        # a score: of the 8 bits that bfloat16 has, thresholds could make little
+        sure = functional.linear(pooled.float(), confide.weight.float(), confide.bias.float())
+        return self.classify(pooled), torch.sigmoid(sure).squeeze(1)
 
 
 def early_head(channels: int, num_classes: int, *, width: int = 128) -> nn.Sequential:

@@ -33,7 +33,7 @@ def gflops_per_exit(network: MultiExitNetwork) -> tuple[float, ...]:
     return tuple(costs)
 
 
-class _FlopCounter(TorchDispatchMode):
+class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """PyTorch's own formulas, without its `FlopCounterMode`.
 
     That one imports TorchDynamo for its first operation, which takes as long as importing PyTorch
@@ -41,7 +41,7 @@ class _FlopCounter(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
 
     @classmethod

@@ -12,7 +12,7 @@ What is mended against the published code:
 - g ends in a sigmoid, so no gradient dies and no score leaves [0, 1]: published, the scores that
   later exits see are clamped in training and unclamped in use, and a frame whose last score is
   below 0 never leaves;
-- the entropy is computed from log-probabilities and cannot be NaN;
+- probabilities are bounded from below in the entropy, which cannot be NaN;
 - the vote, which the paper lists and the code leaves out, is a feature;
 - the mean shares are bent to the budget exactly, instead of within ten per cent;
 - one fit, no choice among restarts by the data that is then reported on; thresholds come from
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from streamexit.scheduling.evidence import VOTE, Calibration, Evidence, Floats, learnable
-from streamexit.scheduling.scorers import Scorer, score_all_exits, weigh
+from streamexit.scheduling.scorers import Scorer, score_all_exits, seeded, weigh
 from streamexit.scheduling.shares import table_budgets, tilt_to_budget
 
 MIDDLE_BUDGET = 0.5
@@ -139,8 +139,6 @@ class EENetShares:
         learning_rate: Adam's.
     """
 
-    kind = "eenet"
-
     def __init__(
         self,
         calibration: Calibration,
@@ -160,8 +158,8 @@ class EENetShares:
 
     def shares(self, budget: float) -> Floats:
         """Mean assignment for `budget`, bent to meet it exactly."""
-        torch.manual_seed(self._seed)
-        assigner = ExitAssigner([x.shape[1] for x in self._inputs])
+        with seeded(self._seed):
+            assigner = ExitAssigner([x.shape[1] for x in self._inputs])
         optimiser = torch.optim.Adam(assigner.parameters(), lr=self._learning_rate)
         for _ in range(self._steps):
             _h_step(assigner, optimiser, self._inputs, self._scores, self._costs, budget)
@@ -194,18 +192,18 @@ def fit_eenet_scorer(
         steps: Full-batch Adam steps per phase.
         learning_rate: Of both.
     """
-    torch.manual_seed(seed)
     costs = torch.tensor(fractions, dtype=torch.float32)
-    scorer = EENetScorer(
-        num_exits=calibration.num_exits,
-        num_columns=calibration.distribution.shape[2],
-        num_features=learnable(calibration.confidence).shape[2],
-    )
     budget = fractions[0] + MIDDLE_BUDGET * (fractions[-1] - fractions[0])
-    with torch.no_grad():
-        scores = score_all_exits(scorer, calibration)
-    inputs = _assigner_inputs(calibration, scores)
-    assigner = ExitAssigner([x.shape[1] for x in inputs])
+    with seeded(seed):
+        scorer = EENetScorer(
+            num_exits=calibration.num_exits,
+            num_columns=calibration.distribution.shape[2],
+            num_features=learnable(calibration.confidence).shape[2],
+        )
+        with torch.no_grad():
+            scores = score_all_exits(scorer, calibration)
+        inputs = _assigner_inputs(calibration, scores)
+        assigner = ExitAssigner([x.shape[1] for x in inputs])
     h_optimiser = torch.optim.Adam(assigner.parameters(), lr=learning_rate)
     g_optimiser = torch.optim.Adam(scorer.parameters(), lr=learning_rate)
     for _ in range(rounds):

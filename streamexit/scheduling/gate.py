@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from streamexit.scheduling.evidence import CERTAINTY, MAX_PROBABILITY, Calibration, Evidence
-from streamexit.scheduling.scorers import Scorer, weigh
+from streamexit.scheduling.scorers import Scorer, seeded, weigh
 
 MAX_POSITIVE_WEIGHT = 5.0
 COST_WEIGHT = 0.5
@@ -99,9 +99,9 @@ def fit_gates(
         steps: Of Adam.
         learning_rate: Adam's.
     """
-    torch.manual_seed(seed)
     k = calibration.num_exits
-    scorer = GateScorer(num_exits=k)
+    with seeded(seed):
+        scorer = GateScorer(num_exits=k)
     optimiser = torch.optim.Adam(scorer.parameters(), lr=learning_rate)
     targets = target_exits(calibration.likelihood, fractions, COST_WEIGHT)
     leave = (torch.arange(k) >= targets[:, None]).float()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +31,14 @@ class ExitPolicy:
         scorer: Runs inside the stages.
         table: Budget -> thresholds.
         provenance: What it was fitted on, by what, when.
+        digest: Of the file that it was read from; empty if it was not.
     """
 
     name: str
     scorer: Scorer
     table: ThresholdTable
     provenance: dict[str, Any]
+    digest: str = ""
 
 
 def fit_policy(
@@ -128,7 +131,13 @@ def load_policy(path: Path, fractions: tuple[float, ...]) -> ExitPolicy:
         raise PipelineError(f"{path}: not a readable exit policy: {error}") from error
     if len(table.fractions) != len(fractions) or not np.allclose(table.fractions, fractions):
         raise PipelineError(f"{path}: was fitted for another cost table; run streamexit fit again")
-    return ExitPolicy(meta["name"], scorer.eval().requires_grad_(False), table, meta["provenance"])
+    return ExitPolicy(
+        meta["name"],
+        scorer.eval().requires_grad_(False),
+        table,
+        meta["provenance"],
+        hashlib.sha256(content).hexdigest()[:12],
+    )
 
 
 def _to_json(threshold: float) -> float | str:

@@ -7,7 +7,8 @@ N: rows, K: exits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -62,10 +63,6 @@ class Scorer(nn.Module):
             Name of the point -> [K - 1] thresholds.
         """
         return {}
-
-    def forward(self, k: int, evidence: Evidence) -> Tensor:
-        """The same as `score`."""
-        return self.score(k, evidence)
 
 
 class MaxProbability(Scorer):
@@ -152,6 +149,14 @@ class ConfidenceBranch(Scorer):
     def own_thresholds(self, num_exits: int) -> dict[str, list[float]]:
         """The paper leaves where the confidence is above one half."""
         return {"confidence 0.5": [0.5] * (num_exits - 1)}
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random initial weights from a seed; whoever calls keeps the random numbers that were to come."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def weigh(linear: nn.Module, x: Tensor) -> Tensor:

@@ -63,12 +63,6 @@ class Candidates:
     cost: Floats
     value: Floats
 
-    def best_within(self, budget: float) -> int:
-        """The most valuable at no more than `budget`; the cheapest of equals."""
-        allowed = np.where(self.cost <= budget + 1e-9, self.value, -np.inf)
-        top = np.flatnonzero(allowed >= allowed.max() - 1e-12)
-        return int(top[self.cost[top].argmin()])
-
 
 class SearchShares:
     """Direct search as a share rule.
@@ -78,8 +72,6 @@ class SearchShares:
         quality: [N, K] in [0, 1].
         fractions: [K], cost of each exit as a share of the full network's.
     """
-
-    kind = "search"
 
     def __init__(self, scores: Floats, quality: Floats, fractions: Sequence[float]) -> None:
         self._costs = np.asarray(fractions, float)
@@ -98,13 +90,7 @@ class SearchShares:
             np.concatenate([part.cost for part in parts]),
             np.concatenate([part.value for part in parts]),
         )
-        self._frontier = _frontier(self.candidates)
-
-    def shares(self, budget: float) -> Floats:
-        """The best candidate within `budget`; with K > 3 between the nearest two of the frontier."""
-        if len(self._costs) <= EXACT_EXITS:
-            return np.asarray(self.candidates.shares[self.candidates.best_within(budget)])
-        return self._between(budget)
+        self._frontier = concave_hull(self.candidates.cost, self.candidates.value)
 
     def rows(self) -> list[Floats]:
         """The frontier, filled up where its points are far apart; or geometric shares.
@@ -270,21 +256,17 @@ class _Ascent:
         return float(self._scores[here[cut - 1], k]) if cut < len(here) else -np.inf
 
 
-def _frontier(candidates: Candidates) -> list[int]:
-    """Indices of the candidates on the upper concave hull of value over cost, by rising cost."""
-    order = np.lexsort((-candidates.value, candidates.cost))
+def concave_hull(x: Floats, y: Floats) -> list[int]:
+    """Indices of the points on the least concave curve above all points, by rising x."""
     hull: list[int] = []
-    for i in order.tolist():
-        if hull and candidates.cost[i] <= candidates.cost[hull[-1]] + 1e-12:
+
+    def slope(i: int, j: int) -> float:
+        return float((y[j] - y[i]) / (x[j] - x[i]))
+
+    for i in np.lexsort((-y, x)).tolist():
+        if hull and x[i] <= x[hull[-1]] + 1e-12:
             continue
-        while len(hull) > 1 and _slope(candidates, hull[-2], hull[-1]) <= _slope(
-            candidates, hull[-2], i
-        ):
+        while len(hull) > 1 and slope(hull[-2], hull[-1]) <= slope(hull[-2], i):
             hull.pop()
         hull.append(i)
     return hull
-
-
-def _slope(candidates: Candidates, i: int, j: int) -> float:
-    rise = candidates.value[j] - candidates.value[i]
-    return float(rise / (candidates.cost[j] - candidates.cost[i]))

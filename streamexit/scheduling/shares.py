@@ -16,20 +16,13 @@ TABLE_ROWS = 25
 
 
 class ShareRule(Protocol):
-    """Gives exit shares for a budget."""
-
-    kind: str
-
-    def shares(self, budget: float) -> Floats:
-        """Shares [K], non-negative, summing to 1, whose mean cost is `budget`.
-
-        Args:
-            budget: Mean cost as a share of the full network's, between the first exit's and 1.
-        """
-        ...
+    """Gives exit shares for every budget."""
 
     def rows(self) -> list[Floats]:
-        """Shares for rising budgets over the whole range, to build a table of thresholds from."""
+        """Shares [K], non-negative, summing to 1, for rising budgets over the whole range.
+
+        A table of thresholds is built from them.
+        """
         ...
 
 
@@ -42,13 +35,11 @@ class GeometricShares:
         fractions: [K], cost of each exit as a share of the full network's.
     """
 
-    kind = "geometric"
-
     def __init__(self, fractions: Sequence[float]) -> None:
         self._costs = np.asarray(fractions)
 
     def shares(self, budget: float) -> Floats:
-        """See `ShareRule`."""
+        """Shares [K] whose mean cost is `budget`, a share of the full network's."""
         return tilt_to_budget(np.full(len(self._costs), 1.0), self._costs, budget, by_depth=True)
 
     def rows(self) -> list[Floats]:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from streamexit.scheduling.evidence import VOTE, Calibration, Evidence, learnable
-from streamexit.scheduling.scorers import Scorer, weigh
+from streamexit.scheduling.scorers import Scorer, seeded, weigh
 
 HIDDEN = 16
 
@@ -93,10 +93,10 @@ def fit_stopping_scorer(
         steps: Of Adam.
         learning_rate: Adam's.
     """
-    torch.manual_seed(seed)
     _, k, c = calibration.distribution.shape
     features = learnable(calibration.confidence).shape[2]
-    scorer = StoppingScorer(num_exits=k, num_columns=c, num_features=features)
+    with seeded(seed):
+        scorer = StoppingScorer(num_exits=k, num_columns=c, num_features=features)
     optimiser = torch.optim.Adam(scorer.parameters(), lr=learning_rate)
     target = oracle_posterior(calibration.likelihood)
     nothing = calibration.quality.new_zeros((len(target), 0))

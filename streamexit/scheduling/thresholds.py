@@ -218,6 +218,12 @@ class ThresholdTable:
         j, part = self._place(u)
         return tuple(a + part * (b - a) for a, b in zip(shares[j - 1], shares[j], strict=True))
 
+    def nearest_row(self, u: float) -> int | None:
+        """The row whose budget is nearest to `u`; None of a table without rows."""
+        j = bisect_right(self.budgets, u)
+        around = range(max(j - 1, 0), min(j + 1, len(self.budgets)))
+        return min(around, key=lambda i: abs(self.budgets[i] - u), default=None)
+
     def _place(self, u: float) -> tuple[int, float]:
         """The row above `u`, and how far `u` is on the way there."""
         knots = self._knots[0]  # type: ignore[attr-defined]

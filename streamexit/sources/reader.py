@@ -12,14 +12,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from streamexit.errors import SourceError
 from streamexit.frame import Frame, FrameInfo
 from streamexit.metrics import DropReason
-from streamexit.preprocessing import Image
+from streamexit.preprocessing import Image, Preprocessing
 from streamexit.queues import FrameBuffer
 from streamexit.redact import redact
 from streamexit.sources.demand import Demand
@@ -33,6 +33,9 @@ from streamexit.sources.life import (
 )
 from streamexit.sources.numbering import Numbering
 from streamexit.sources.source import Picture, Source, Watch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +100,7 @@ class Reader:
         demand: What is asked of the source meanwhile.
         first_epoch: Of its first frame.
         await_missing: Try a recording that is not there again and again.
+        preprocessing: Of the network that the pictures are for, which have to fit; None takes any.
     """
 
     def __init__(
@@ -116,6 +120,7 @@ class Reader:
         demand: Demand | None = None,
         first_epoch: int = 0,
         await_missing: bool = False,
+        preprocessing: Preprocessing | None = None,
     ) -> None:
         self._stream_id = stream_id
         self._source = source
@@ -137,6 +142,7 @@ class Reader:
         self._retry_at = 0.0
         self._started = self._stopped = False
         self._await_missing = await_missing
+        self._shape = (preprocessing.height, preprocessing.width, 3) if preprocessing else None
         self._numbering = Numbering(first_epoch)
         self.state = StreamState("connecting")
         """Latest; see `life`."""
@@ -413,6 +419,7 @@ class Reader:
 
     def _frame(self, picture: Picture, offset: float) -> Frame:
         """Number and stamp a picture; `offset` is its time since the first of its opening."""
+        self._check(picture.image)
         self._buffer.counters.seen()
         place = self._numbering.place(offset, picture.epoch)
         self._buffer.counters.reconnects += place.rejoins
@@ -432,6 +439,16 @@ class Reader:
             shown=self._to_show(picture),
         )
         return Frame(info, picture.image)
+
+    def _check(self, image: Image | Tensor) -> None:
+        """What does not fit must end here: in the engine it would end every stream."""
+        kind, shape = str(image.dtype).removeprefix("torch."), tuple(image.shape)
+        if self._shape is not None and (kind, shape) != ("uint8", self._shape):
+            raise SourceError(
+                f"the source gave a picture of {kind} {list(shape)}; the network takes uint8 "
+                f"{list(self._shape)}",
+                reason="invalid_data",
+            )
 
     def _to_show(self, picture: Picture) -> Image | None:
         """The picture for people, if one is wanted: at worst what the network sees."""

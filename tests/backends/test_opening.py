@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from streamexit.backends.backend import StageResult
 from streamexit.backends.content import content_key
+from streamexit.backends.cuda_backend import DEPTH, Pool, pool_places
 from streamexit.backends.devices import pick_device
 from streamexit.backends.opening import BackendOptions, device_costs, open_backend, profile_file
 from streamexit.backends.openvino_backend import OpenVinoBackend
 from streamexit.backends.profile import Profile, measure
-from streamexit.backends.torch_backend import TorchBackend
+from streamexit.backends.torch_backend import TorchBackend, stack_pictures
 from streamexit.errors import ConfigurationError, OperationError, PipelineError
 from streamexit.models.network import MultiExitNetwork, Stage
 from streamexit.models.pipeline import load_pipeline
@@ -164,6 +165,14 @@ def test_out_of_memory_shrinks_the_batch_and_keeps_the_frames() -> None:
     ]
 
 
+def test_pictures_that_were_decoded_on_the_device_are_put_together_there() -> None:
+    """NumPy, which cannot see them, is not asked; one from the host may be among them."""
+    device = torch.device("meta")
+    there = torch.empty((8, 8, 3), dtype=torch.uint8, device=device)
+    batch = stack_pictures([there, np.zeros((8, 8, 3), np.uint8)], device)
+    assert (batch.shape, batch.dtype, batch.device) == ((2, 8, 8, 3), torch.uint8, device)
+
+
 def test_a_single_row_without_memory_is_an_error() -> None:
     """There is nothing smaller to try."""
     network = MultiExitNetwork([Stage(Full(), nn.Identity(), last=True)], TOY_PREPROCESSING)
@@ -207,12 +216,56 @@ class _Wait:
     stage: int
     rows: int
     done: bool = True
+    states: list[Any] = field(default_factory=list)
+    consumed: list[Any] = field(default_factory=list)
 
     def result(self) -> StageResult:
         """Let the time pass that it takes."""
         self.device.open -= 1
+        self.device.release(self.consumed)
         self.device.clock.advance(self.device.seconds(self.stage, self.rows))
-        return StageResult([0.5] * self.rows, (), [None] * self.rows)
+        return StageResult([0.5] * self.rows, (), self.states or [None] * self.rows)
+
+
+@dataclass
+class Bounded(Timed):
+    """The same with the CUDA backend's room for rows between two stages."""
+
+    num_stages: int = 3
+    depth: int = DEPTH
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        places = pool_places(self.sizes, self.depth)
+        self.pools = [Pool([], [], places) for _ in range(self.num_stages - 1)]
+
+    def submit(self, stage: int, states: Sequence[Any]) -> _Wait:
+        """Take places for what is handed on; those that are used up come back with the result."""
+        last = stage == self.num_stages - 1
+        taken = [] if last else self.pools[stage].take(len(states))
+        wait = super().submit(stage, states)
+        wait.states = [(stage, place) for place in taken]
+        wait.consumed = list(states) if stage else []
+        return wait
+
+    def release(self, states: Sequence[Any]) -> None:
+        """Places are free again."""
+        for stage, place in states:
+            self.pools[stage].free.append(place)
+
+
+@pytest.mark.parametrize("num_stages", [2, 3, 5, 11])
+def test_profile_needs_no_more_room_than_a_backend_has(num_stages: int) -> None:
+    """However small the batches, and few the stages, that the places between them are counted for."""
+    clock = ManualClock()
+    pictures = [np.zeros((2, 2, 3), np.uint8)]
+    found = measure(
+        lambda size: Bounded(clock, size, lambda stage, rows: 0.004, num_stages),
+        pictures,
+        most=32,
+        clock=clock,
+    )
+    assert max(found.milliseconds) == 32
 
 
 def profiled(seconds: Callable[[int, int], float], most: int = 64) -> Profile:
@@ -287,14 +340,14 @@ def test_memory_of_rows_that_left_is_used_again(toy_pipeline: Path) -> None:
     scorer = load_policy(pipeline.policy_file(None), pipeline.costs.fractions).scorer
     backend = open_backend(pipeline, scorer, BackendOptions("openvino", "cpu", batch=4))
     pictures = [np.asarray(p.image) for p in toy_pictures(4)]
-    blocks: list[Any] = []
+    blocks: dict[int, Any] = {}  # held, so that no other block can have the same id
     for _ in range(20):
         first = backend.submit(0, pictures).result()
         backend.release(first.states[:2])
         second = backend.submit(1, first.states[2:]).result()
         backend.release(second.states)
-        blocks += [block for block, _ in first.states]
-    assert len({id(block) for block in blocks}) == 1
+        blocks |= {id(block): block for block, _ in [*first.states, *second.states]}
+    assert len(blocks) == 1 + 2  # of a full batch, and of two rows that run one by one
 
 
 def test_milliseconds_need_a_profile_of_this_device(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from streamexit.budget.controller import BudgetController, Passage
+from streamexit.budget.controller import BudgetController
+from streamexit.budget.passage import Passage
 from streamexit.scheduling.shares import GeometricShares
 from streamexit.scheduling.thresholds import ThresholdTable, build_table
 
@@ -37,10 +38,8 @@ def play(
     """Costs of frames that are decided one after the other; frame i comes at `seconds(i)`."""
     costs = []
     for i in range(begin, begin + frames):
-        k, passage = 0, controller.enter(seconds(i))
-        while not controller.leaves(passage, k, scores(i, k)):
-            k += 1
-        controller.answered(passage, k)
+        passage, k = controller.walk(seconds(i), (scores(i, k) for k in range(len(COSTS))))
+        controller.settled(passage, k)
         costs.append(COSTS[k])
     return costs
 

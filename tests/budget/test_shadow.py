@@ -37,9 +37,7 @@ class Camera:
         controller = BudgetController(table, Terms(budget), shadow=share, stream_id=name)
         log, exits, cost = ShadowLog(), [], 0.0
         for i, row in enumerate(self.scores.tolist()):
-            k, passage = 0, controller.enter(float(i))
-            while not controller.leaves(passage, k, row[k]):
-                k += 1
+            passage, k = controller.walk(float(i), row)
             cost += COSTS[k]
             assert passage.leaves_at is not None
             exits.append(passage.leaves_at)
@@ -93,9 +91,7 @@ def test_a_changed_budget_is_not_judged_by_old_frames() -> None:
     for i, row in enumerate(camera.scores.tolist()):
         if i == 6000:
             controller.change(terms=Terms(0.3))
-        k, passage = 0, controller.enter(float(i))
-        while not controller.leaves(passage, k, row[k]):
-            k += 1
+        passage, _ = controller.walk(float(i), row)
         exits.append(passage.leaves_at)
         if passage.shadow and passage.leaves_at is not None:
             seen = tuple(camera.agreement[i].tolist())

@@ -76,7 +76,7 @@ def run_changing(config: Path, budget: Budget | None) -> Node:
 
     def ready() -> None:
         if budget:
-            node.governor.set_budget("a", budget, cause="a test", now=0.0)
+            node.governor.set_budget("a", budget, cause="a test")
 
     asyncio.run(asyncio.wait_for(node.run(ready=ready), TIME_LIMIT))
     assert not problems
@@ -118,9 +118,9 @@ def test_a_budget_that_cannot_be_is_refused_at_run_time(
     config = write_config(tmp_path, toy_pipeline, {"fraction": 0.6})
     node = Node(load_configuration(config), on_problem=print)
     with pytest.raises(BudgetError, match=expected):
-        node.governor.set_budget("a", budget, cause="a test", now=0.0)
+        node.governor.set_budget("a", budget, cause="a test")
     with pytest.raises(BudgetError, match="stream 'z' is unknown"):
-        node.governor.set_budget("z", Budget(0.6), cause="a test", now=0.0)
+        node.governor.set_budget("z", Budget(0.6), cause="a test")
     assert node.governor.terms("a").amount == 0.6
 
 

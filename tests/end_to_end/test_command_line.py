@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from streamexit.cli.commands import app
 from streamexit.cli.demo import OBJECTS, demo_node, demo_sources
-from streamexit.playback import stream_ids
+from streamexit.recordings import stream_ids
 from tests.conftest import ROOT, MakeClip
 
 TIME_LIMIT = 400

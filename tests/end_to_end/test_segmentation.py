@@ -65,9 +65,8 @@ def play(
         options=BackendOptions(device=str(device or "cpu"), precision="float32", batch=4),
         window=50,
         agreement=agreement,
-        on_record=records.append,
     )
-    run.run()
+    run.run(records.append)
     return run, records
 
 

@@ -44,6 +44,7 @@ class ScriptedBackend:
     ready: bool = True
     batches: list[tuple[int, int]] = field(default_factory=list)
     lose_a_row: bool = False
+    gone: bool = False
     on_submit: Callable[[], None] = lambda: None
 
     def submit(self, stage: int, states: Sequence[Any]) -> Scripted:
@@ -78,6 +79,8 @@ class Scripted:
 
     def result(self) -> StageResult:
         """The scripted result."""
+        if self.backend.gone:
+            raise RuntimeError("the device does not answer")
         return self.value
 
 
@@ -418,6 +421,20 @@ def test_a_frame_that_expires_on_its_way_costs_what_it_has_spent() -> None:
     assert debts[0] < debts[2]
 
 
+def test_frames_that_expire_are_in_the_budgets_status() -> None:
+    """What they have spent was spent: mean and shares are over them, too, in frame order."""
+    rig = Rig()
+    for i in range(8):
+        rig.admit("a", UNSURE if i % 2 else SURE, expires_at=1.0 if i % 2 else math.inf)
+        if i % 4 == 3:
+            rig.run(now=2.0)
+    status = rig.streams["a"].controller.status
+    assert len(rig.delivered) == 4
+    assert status.frames == 8
+    assert status.mean == pytest.approx(COSTS.fractions[0])
+    assert status.exit_shares == (1.0, 0.0, 0.0)
+
+
 def test_an_empty_lane_expects_nothing_and_a_busy_one_its_pace() -> None:
     """Rows that leave one per second let the third wait three."""
     rig = Rig()
@@ -428,13 +445,29 @@ def test_an_empty_lane_expects_nothing_and_a_busy_one_its_pace() -> None:
         lane.came(now)
         lane.came(now)
         now += 1.0
-        lane.left(now)
+        lane.left(1, now)
         now += 1.0
-        lane.left(now)
+        lane.left(1, now)
     assert lane.expected_latency == 0.0
     lane.came(now)
     lane.came(now)
     assert lane.expected_latency == pytest.approx(3.0, rel=0.1)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 32])
+def test_the_pace_is_that_of_rows_however_many_leave_together(rows: int) -> None:
+    """A batch a second, with as many rows waiting: the next one waits for both."""
+    lane = Rig(ScriptedBackend(sizes=(rows,) * 3)).lane
+    now = 0.0
+    for _ in range(2 * rows):
+        lane.came(now)
+    for _ in range(100):
+        now += 1.0
+        lane.left(rows, now)
+        expected = lane.expected_latency
+        for _ in range(rows):
+            lane.came(now)
+    assert expected == pytest.approx((rows + 1) / rows, rel=0.01)
 
 
 def test_a_stream_is_detached_once_nothing_of_it_is_inside() -> None:
@@ -476,6 +509,19 @@ def test_a_frame_that_was_counted_twice_is_noticed() -> None:
     rig.streams["a"].counters.answered += 1
     with pytest.raises(EngineError, match=r"stream a: .* but 1 frames are open"):
         rig.engine.check_integrity()
+
+
+def test_a_frame_that_got_lost_on_its_way_is_noticed() -> None:
+    """Of a stream that has ended every frame is answered, dropped or inside; others may be outside."""
+    rig = Rig()
+    rig.admit("a", SURE)
+    rig.run(flush=True)
+    stream = rig.streams["a"]
+    rig.engine.check_integrity(ended=[stream])
+    stream.counters.seen()
+    rig.engine.check_integrity()
+    with pytest.raises(EngineError, match=r"stream a: .* but 0 frames are open"):
+        rig.engine.check_integrity(ended=[stream])
 
 
 def test_the_device_is_busy_from_the_first_batch_to_the_last() -> None:

@@ -16,6 +16,7 @@ from streamexit.scheduling.eenet import (
     fit_eenet_scorer,
 )
 from streamexit.scheduling.evidence import Calibration, Evidence
+from streamexit.scheduling.gate import fit_gates
 from streamexit.scheduling.methods import (
     METHODS,
     SCORER_FITS,
@@ -25,6 +26,7 @@ from streamexit.scheduling.methods import (
 )
 from streamexit.scheduling.policy import ExitPolicy, fit_policy, load_policy, save_policy
 from streamexit.scheduling.scorers import MaxProbability, Scorer, score_all_exits
+from streamexit.scheduling.stopping import fit_stopping_scorer
 from streamexit.scheduling.thresholds import (
     build_table,
     exits_taken,
@@ -224,6 +226,17 @@ def test_one_exit_leaves_nothing_to_decide(name: str) -> None:
     p, f, q = torch.ones(5, 1, 2) / 2, torch.ones(5, 1, 4), torch.ones(5, 1)
     policy = fit_policy(name, Calibration(p, f, q), (1.0,))
     assert policy.table.at(1.0) == (-math.inf,)
+
+
+def test_fitting_takes_nobodys_random_numbers() -> None:
+    """Methods that learn begin with weights of their own seed, and leave the caller's numbers alone."""
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    fit_gates(SMALL, COSTS, steps=1)
+    fit_stopping_scorer(SMALL, steps=1)
+    scorer = fit_eenet_scorer(SMALL, COSTS, rounds=1, steps=1)
+    EENetShares(SMALL, score_all_exits(scorer, SMALL), COSTS, steps=1).shares(0.5)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_calibration_must_be_usable() -> None:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from streamexit.budget.state_file import BEGINNING, StateFile
 from streamexit.errors import DataError, InputError
+from streamexit.governor.state_file import BEGINNING, StateFile
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:

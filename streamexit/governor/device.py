@@ -1,0 +1,99 @@
+"""A device that is shared out to the streams of a running node: who may come, and who gets how much."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from streamexit.budget.sharing import Admitted, Claim, DeviceShare
+from streamexit.budget.terms import Terms
+from streamexit.config.schema import StreamSection
+from streamexit.governor.governed import Governed
+
+SHARE_SECONDS = 10.0
+"""Between two rounds of sharing the device out."""
+
+SMALLEST_CHANGE = 1e-3
+"""Of a share that was given out, before a controller hears of it."""
+
+
+class DeviceSharing:
+    """Claims streams for what they really send, and says what each is to have.
+
+    Args:
+        share: Shares the device out.
+    """
+
+    def __init__(self, share: DeviceShare) -> None:
+        self._share = share
+        self._shared_at: float | None = None
+        self._rates: dict[str, float] = {}
+        self._counted: dict[str, int] = {}
+
+    def admit(self, governed: Governed, section: StreamSection, terms: Terms) -> Admitted:
+        """Whether a stream may run under some terms, or what it gets instead."""
+        return self._share.change(self._claim(governed, section, terms))
+
+    def leave(self, stream_id: str) -> None:
+        """A stream is gone."""
+        self._share.leave(stream_id)
+        self._rates.pop(stream_id, None)
+        self._counted.pop(stream_id, None)
+
+    @property
+    def allocated(self) -> float:
+        """Milliseconds of the device per second that budgets add up to."""
+        return self._share.allocated
+
+    def round(self, streams: Mapping[str, Governed], now: float) -> dict[str, float]:
+        """Share out, if that is due at `now` (monotonic seconds).
+
+        Returns:
+            Budgets that have changed, of each frame as a share of the full network.
+        """
+        seconds = math.inf if self._shared_at is None else now - self._shared_at
+        if seconds < SHARE_SECONDS:
+            return {}
+        self._shared_at = now
+        share = self._share
+        running = {name: g for name, g in streams.items() if name in share.fractions}
+        for name, governed in running.items():
+            rate = self._measure(name, governed, seconds)
+            share.measured(name, 0.0 if governed.stream.finished else rate)
+        share.rebalance(
+            {name: governed.lane.shadow.frames for name, governed in running.items()},
+            {name: governed.stream.plan.costs.fractions for name, governed in running.items()},
+        )
+        return {
+            name: share.fractions[name]
+            for name, governed in running.items()
+            if abs(share.fractions[name] - governed.terms.amount) > SMALLEST_CHANGE
+        }
+
+    def _measure(self, name: str, governed: Governed, seconds: float) -> float:
+        """Frames that came, answered or not: what is answered falls when the device is overloaded."""
+        came, frames = self._counted.get(name, 0), governed.stream.counters.frames
+        self._counted[name] = frames
+        if came:
+            self._rates[name] = (frames - came) / seconds
+        return self._rate(name, governed.stream.plan.section)
+
+    def _rate(self, name: str, section: StreamSection) -> float:
+        return self._rates.get(name, section.frame_rate or section.rate)
+
+    def _claim(self, governed: Governed, section: StreamSection, terms: Terms) -> Claim:
+        costs = governed.stream.plan.costs
+        rate = self._rate(section.id, section) or section.frame_rate or section.rate
+        fraction = terms.amount / rate if terms.per == "second" else terms.amount
+        first, fraction = costs.fractions[0], min(fraction, 1.0)
+        cap = min(section.budget.cap, fraction) if terms.strict else section.budget.cap
+        return Claim(
+            stream_id=section.id,
+            rate=rate,
+            full_ms=costs.full,
+            fraction=fraction,
+            low=max(first, section.budget.floor or 0.0),
+            cap=max(cap, first),
+            weight=section.weight,
+            limit=terms.amount if terms.per == "second" else math.inf,
+        )
