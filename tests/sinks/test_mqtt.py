@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,90 +9,22 @@ import pytest
 
 from streamexit.errors import BrokerError, ConfigurationError, InputError
 from streamexit.sinks.brokers import BrokerAddress, TlsOptions
-from streamexit.sinks.delivery import Delivery
-from streamexit.sinks.mqtt import MqttSession
-from streamexit.sinks.mqtt_client import Incoming
+from streamexit.sinks.mqtt_client import Subscription
 from streamexit.sinks.visits import subscribe
+from streamexit.wire.incoming import Incoming
 from tests.certificates import make_certificates
 from tests.conftest import Mosquitto, absent
+from tests.sinks.brokers import (
+    PUBLISH,
+    TOPIC,
+    Listener,
+    Publisher,
+    ScriptedBroker,
+    running,
+)
+from tests.sinks.rig import eventually, run
 
 pytestmark = pytest.mark.broker
-
-TOPIC = "t/node/availability"
-LIMIT_SECONDS = 60
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    """Run a coroutine; a hang is a failure."""
-
-    async def limited() -> None:
-        async with asyncio.timeout(LIMIT_SECONDS):
-            await test()
-
-    asyncio.run(limited())
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Let the event loop run until `condition` holds; `run` bounds it."""
-    while not condition():  # noqa: ASYNC110 - there is no event for "whatever a test looks at"
-        await asyncio.sleep(0)
-
-
-class Listener:
-    """A subscriber that keeps what it gets."""
-
-    def __init__(self, address: BrokerAddress, topic: str = "#") -> None:
-        self.messages: list[tuple[str, bytes, bool]] = []
-        self._stream = subscribe(address, topic)
-
-    async def until(self, topic: str, payload: bytes) -> None:
-        """Read on until this message has come."""
-        while (topic, payload) not in [(t, p) for t, p, _ in self.messages]:
-            self.messages.append(await anext(self._stream))
-
-    async def close(self) -> None:
-        """Unsubscribe."""
-        await self._stream.aclose()
-
-
-@asynccontextmanager
-async def running(session: Publisher) -> AsyncIterator[None]:
-    """A session with its tasks."""
-    task = asyncio.create_task(session.run())
-    keeper = asyncio.create_task(session.delivery.run())
-    try:
-        yield
-    finally:
-        session.finish()
-        await asyncio.wait([task])
-        keeper.cancel()
-        await asyncio.wait([keeper])
-
-
-class Publisher(MqttSession):
-    """A session under test, with its delivery."""
-
-    def __init__(
-        self, address: BrokerAddress | list[BrokerAddress], problems: list[str], **how: Any
-    ) -> None:
-        self.delivery = Delivery(qos=1, spool=None, historical=lambda payload: payload, rate=1e6)
-        super().__init__(
-            address if isinstance(address, list) else [address],
-            client_id="under-test",
-            availability_topic=TOPIC,
-            delivery=self.delivery,
-            on_problem=problems.append,
-            **how,
-        )
-
-    def offer(self, payload: object) -> None:
-        """A result."""
-        self.delivery.offer("t/result", str(payload).encode())
-
-    @property
-    def confirmed(self) -> int:
-        """Results."""
-        return self.delivery.books.confirmed
 
 
 def test_results_arrive_in_order(mosquitto: Mosquitto) -> None:
@@ -155,28 +85,26 @@ def test_broker_comes_back(mosquitto: Mosquitto) -> None:
 
 
 @pytest.mark.parametrize("prefer_v5", [True, False])
-def test_whoever_reads_online_is_heard(mosquitto: Mosquitto, prefer_v5: bool) -> None:
-    """A session subscribes to everything before it says that it is there."""
-    mosquitto.kill()
-    mosquitto.start(extra="allow_anonymous true\nlog_type all")
-    process = mosquitto.process
-    assert process and process.stderr
+def test_whoever_reads_online_is_heard(prefer_v5: bool) -> None:
+    """A session publishes nothing before the broker has confirmed its subscriptions."""
 
     async def body() -> None:
-        topics = ["t/ask", "t/set"]
-        mqtt = Publisher(
-            BrokerAddress.parse(mosquitto.url), [], subscriptions=topics, prefer_v5=prefer_v5
-        )
-        async with running(mqtt):
-            await mqtt.attempted.wait()
-            await mqtt.drained()
+        async with ScriptedBroker() as broker:
+            broker.subscribing.clear()
+            topics = [Subscription("t/ask"), Subscription("t/set")]
+            mqtt = Publisher(broker.address, [], subscriptions=topics, prefer_v5=prefer_v5)
+            async with running(mqtt):
+                await eventually(lambda: len(broker.got) == 2)  # CONNECT and SUBSCRIBE
+                mqtt.offer("early")
+                for _ in range(100):  # in which it could be sent and read
+                    await asyncio.sleep(0)
+                assert not mqtt.connected
+                assert broker.of(PUBLISH) == []
+                broker.subscribing.set()
+                await eventually(lambda: mqtt.confirmed == 1)
+            assert [packet.topic for packet in broker.of(PUBLISH)][:2] == [TOPIC, "t/result"]
 
     run(body)
-    process.terminate()
-    log = [line for line in process.stderr.read().decode().splitlines() if "under-test" in line]
-    acknowledged = next(i for i, line in enumerate(log) if "Sending SUBACK" in line)
-    online = next(i for i, line in enumerate(log) if "Received PUBLISH" in line and TOPIC in line)
-    assert acknowledged < online
 
 
 def test_last_will_is_offline(mosquitto: Mosquitto) -> None:
@@ -355,7 +283,10 @@ def test_a_broker_that_forbids_subscribing_is_heard(mosquitto: Mosquitto, tmp_pa
         problems: list[str] = []
         address = BrokerAddress.parse(mosquitto.url)
         mqtt = Publisher(
-            address, problems, subscriptions=["t/request/+"], on_message=lambda _: None
+            address,
+            problems,
+            subscriptions=[Subscription("t/request/+")],
+            on_message=lambda _: None,
         )
         async with running(mqtt):
             await eventually(lambda: bool(problems))
@@ -375,14 +306,14 @@ def test_messages_to_us_are_handed_on(mosquitto: Mosquitto) -> None:
     async def body() -> None:
         heard: list[Incoming] = []
         address = BrokerAddress.parse(mosquitto.url)
-        other = Publisher(address, [])
-        other._client_id = "other"
-        other._availability_topic = "other/availability"
+        other = Publisher(address, [], client_id="other", availability_topic="other/availability")
         async with running(other):
             await eventually(lambda: other.connected)
             other.set_retained("t/request/old", b"{}")
             await other.drained()
-            mqtt = Publisher(address, [], subscriptions=["t/request/+"], on_message=heard.append)
+            mqtt = Publisher(
+                address, [], subscriptions=[Subscription("t/request/+")], on_message=heard.append
+            )
             async with running(mqtt):
                 await eventually(lambda: len(heard) == 1)
                 other.reply("t/request/new", b"{}", b"\x00\x01")
