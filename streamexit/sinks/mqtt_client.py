@@ -142,8 +142,7 @@ class Client(aiomqtt.Client):
         raise self._disconnected.exception() or ConnectionLost("disconnected")
 
     def abandon(self, why: str) -> None:
-        """Break the connection off without a goodbye, so that the broker sends the last will."""
-        self._client._sock_close()
+        """Take the connection for broken: there is no goodbye, so that the broker sends the last will."""
         if not self._disconnected.done():
             self._disconnected.set_exception(ConnectionLost(why))
 

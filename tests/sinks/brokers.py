@@ -164,9 +164,13 @@ class ScriptedBroker:
         """All packets of a kind."""
         return [packet for packet in self.got if packet.kind == kind]
 
+    def disconnect(self, code: int) -> None:
+        """Say why to the latest client (MQTT 5)."""
+        self._writer.write(_packet(0xE0, bytes([code, 0])))
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        self._five = True
+        self._five, self._writer = True, writer
         try:
             while True:
                 packet = await _read(reader)
