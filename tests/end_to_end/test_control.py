@@ -260,9 +260,7 @@ def test_a_budget_is_set_and_held(house: House) -> None:
     budget = house.until(
         lambda: (b := house.latest("stream/clip/budget"))["target_fraction"] == 0.8 and b
     )
-    assert re.fullmatch(
-        r"budget fraction=0\.\d+ -> fraction=0\.8: by MQTT", budget["last_change"]
-    )
+    assert re.fullmatch(r"budget fraction=0\.\d+ -> fraction=0\.8: by MQTT", budget["last_change"])
     assert house.command("set_budget", stream="clip", budget={"fraction": 0.6})["data"]["changed"]
     assert not house.command("set_budget", stream="clip", budget=0.6)["data"]["changed"]
     house.until(lambda: house.latest("stream/clip/budget")["target_fraction"] == 0.6)

@@ -12,7 +12,7 @@ from streamexit.sinks import delivery
 from streamexit.sinks.copies import KEEP_AFTER_SECONDS
 from streamexit.sinks.publication import DeliveryBooks, Publication
 from streamexit.sinks.spool import Spool
-from tests.sinks.rig import Rig, run
+from tests.sinks.rig import LIMIT_SECONDS, Rig, run
 
 
 def test_while_all_is_well_the_disk_is_not_touched(tmp_path: Path) -> None:
@@ -428,6 +428,116 @@ def test_a_result_whose_copy_is_gone_is_kept_or_counted(tmp_path: Path, how: str
             assert rig.spool.set_aside
         rig.delivery.disconnected()
         await rig.visit(seconds=module.AGAIN_SECONDS)
+        assert rig.books_balance
+        await rig.delivery.close()
+
+    run(body)
+
+
+@pytest.mark.parametrize("spooled", [True, False])
+def test_what_has_arrived_leaves_nothing_in_memory(tmp_path: Path, spooled: bool) -> None:
+    """Also when there is no spool, or its disk hangs and is never done."""
+
+    async def body() -> None:
+        rig = Rig(tmp_path if spooled else None)
+        rig.delivery.connected()
+        for n in range(100):
+            rig.offer(n)
+            rig.send_all()
+        assert len(rig.delivery._copies._unchecked) <= 1
+        await rig.delivery.close()
+
+    run(body)
+
+
+@pytest.mark.parametrize("how", ["refused", "damaged", "unreadable"])
+def test_losses_of_an_earlier_run_are_counted_apart(tmp_path: Path, how: str) -> None:
+    """Whatever the reason."""
+
+    async def body() -> None:
+        before = Rig(tmp_path)
+        before.offer(1, 2, 3)
+        await before.delivery.close()
+        rig = Rig(tmp_path)
+        assert rig.spool
+        rig.offer(4)
+        await rig.visit()
+        if how == "damaged":
+            rig.spool.damage()
+            await rig.visit(seconds=module.CHECK_SECONDS)
+        if how == "unreadable":
+
+            def historical(payload: bytes) -> bytes:
+                raise ValueError("not JSON")
+
+            rig.delivery._historical_of = historical
+        rig.delivery.connected()
+        await rig.visit()
+        while one := rig.take():
+            rig.delivery.refused(one)
+        assert rig.delivery.books.lost_earlier == 3
+        assert rig.delivery.lost().total() == 1
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_the_end_waits_for_a_copy_that_is_being_made(tmp_path: Path) -> None:
+    """Else it would be made a second time, and the next run would send the result twice."""
+
+    async def body() -> None:
+        rig = Rig(tmp_path)
+        assert rig.spool
+        rig.delivery.connected()
+        rig.offer(1, 2)
+        arrived = rig.take()
+        assert arrived
+        rig.now += KEEP_AFTER_SECONDS
+        rig.spool.hold("append")
+        keeper = asyncio.create_task(rig.delivery.run())
+        assert await asyncio.to_thread(rig.spool.done.wait, LIMIT_SECONDS)
+        rig.delivery.confirmed(arrived)
+        end = asyncio.create_task(rig.delivery.close())
+        await asyncio.sleep(0)
+        rig.spool.go_on.set()
+        await asyncio.gather(end, keeper)
+        after = Rig(tmp_path)
+        after.delivery.connected()
+        for _ in range(2):
+            await after.visit()
+            after.send_all()
+        assert after.got == [b"late:2"]
+        assert after.delivery.books.recovered == 1
+        await after.delivery.close()
+
+    run(body)
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_damage_is_counted_before_a_new_file_is_begun(tmp_path: Path, cut: bool) -> None:
+    """What is kept from then on is in the new one."""
+
+    async def body() -> None:
+        rig = Rig(tmp_path)
+        assert rig.spool
+        rig.offer(1, 2, 3)
+        await rig.visit()
+        rig.delivery.connected()
+        await rig.visit()
+        rig.spool.damage()
+        if cut:
+            rig.delivery.disconnected()
+        rig.offer(4)
+        await rig.visit(seconds=module.CHECK_SECONDS)
+        assert rig.delivery.lost().total() == (3 if cut else 0)
+        assert rig.books_balance
+        await rig.visit(seconds=module.AGAIN_SECONDS)
+        if cut:
+            rig.delivery.connected()
+        for _ in range(2):
+            rig.send_all()
+            await rig.visit()
+        assert len(rig.got) == len(set(rig.got)) == (1 if cut else 4)
         assert rig.books_balance
         await rig.delivery.close()
 

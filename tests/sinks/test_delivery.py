@@ -408,9 +408,8 @@ def test_the_spool_is_visited_while_it_runs(tmp_path: Path) -> None:
             await rig.delivery.wanted.wait()
         rig.send_all()
         assert rig.got == [b"late:1"]
-        task.cancel()
-        await asyncio.wait([task])
         await rig.delivery.close()
+        await task
 
     run(body)
 
@@ -431,6 +430,32 @@ def test_results_under_way_are_not_given_up_for_memory(monkeypatch: pytest.Monke
             rig.delivery.confirmed(one)
         assert rig.delivery.books.confirmed == 4
         assert rig.books_balance
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_how_long_nothing_is_confirmed_counts_for_the_oldest() -> None:
+    """From when it became the oldest: those before it took their time on a slow network."""
+
+    async def body() -> None:
+        rig = Rig(None)
+        rig.delivery.connected()
+        assert rig.delivery.stuck_for == 0
+        rig.offer(1, 2, 3)
+        first, second, third = (rig.take() for _ in range(3))
+        assert first
+        assert second
+        assert third
+        rig.now += 10
+        assert rig.delivery.stuck_for >= 10
+        rig.delivery.confirmed(second)
+        assert rig.delivery.stuck_for >= 10
+        rig.delivery.confirmed(first)
+        assert rig.delivery.stuck_for == 0
+        rig.now += 5
+        rig.delivery.confirmed(third)
+        assert rig.delivery.stuck_for == 0
         await rig.delivery.close()
 
     run(body)
