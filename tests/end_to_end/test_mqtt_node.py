@@ -7,7 +7,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from streamexit.sinks.delivery import Delivery
 from streamexit.sinks.mqtt import MqttSession
 from streamexit.sinks.visits import subscribe
 from tests.conftest import ROOT, MakeClip, Mosquitto
+from tests.sinks.rig import run
 
 pytestmark = pytest.mark.broker
 
@@ -85,16 +86,6 @@ def start(config: Path) -> subprocess.Popen[str]:
     )
 
 
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    """Run a coroutine; a hang is a failure."""
-
-    async def limited() -> None:
-        async with asyncio.timeout(TIME_LIMIT):
-            await test()
-
-    asyncio.run(limited())
-
-
 def write_config(folder: Path, broker: Mosquitto, pipeline: Path, clip: Path, mode: str) -> Path:
     """A node of two streams."""
     path = folder / "node.yaml"
@@ -156,7 +147,6 @@ def test_broker_dies_and_returns(
         before = subscriber.results["a"][-1]["seq"]
         await asyncio.to_thread(mosquitto.start)
         subscriber.resubscribe()
-        await subscriber.until(lambda: subscriber.latest.get("availability") == "online")
         await subscriber.until(lambda: subscriber.results["a"][-1]["seq"] > before + 30)
         process.send_signal(signal.SIGINT)
         await subscriber.until(lambda: subscriber.latest.get("availability") == "stopped")
@@ -171,7 +161,8 @@ def test_broker_dies_and_returns(
         assert live == sorted(set(live))
         assert "check that it runs" in stderr
         assert "their results are kept until it is back" in stderr
-        assert stderr.count("\n") <= 3
+        said = [line for line in stderr.splitlines() if "MQTT broker" in line]
+        assert 1 <= len(said) == len(set(said)) <= 3  # each kind of failure once
 
     run(body)
 
@@ -266,7 +257,7 @@ def test_embedded_broker(prefer_v5: bool) -> None:
         )
         listener = subscribe(BrokerAddress.parse(url), "other/availability")
         task = asyncio.create_task(session.run())
-        assert (await anext(listener))[1] == b"online"
+        assert (await anext(listener))[:2] == ("other/availability", b"online")
         session.finish()
         await asyncio.wait([task])
         await listener.aclose()

@@ -13,7 +13,7 @@ from streamexit.sinks.delivery import Delivery
 from streamexit.sinks.publication import Publication
 from streamexit.sinks.spool import Kept, Spool
 
-LIMIT_SECONDS = 60
+LIMIT_SECONDS = 90
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
