@@ -18,7 +18,6 @@ from streamexit.sinks.attempts import STEADY_SECONDS, Retries, Versions
 from streamexit.sinks.brokers import BrokerAddress
 from streamexit.sinks.delivery import Delivery
 from streamexit.sinks.mqtt_client import (
-    OVER_QUOTA,
     Client,
     PublishProperties,
     Subscription,
@@ -28,6 +27,7 @@ from streamexit.sinks.mqtt_client import (
     version_fault,
 )
 from streamexit.sinks.publication import Publication
+from streamexit.sinks.sending import Sending
 from streamexit.wire.incoming import Incoming
 
 log = logging.getLogger(__name__)
@@ -37,17 +37,6 @@ BrokerState = Literal["connecting", "online", "offline", "error"]
 trusted."""
 
 ONLINE, OFFLINE, STOPPED = "online", "offline", "stopped"
-IN_FLIGHT = 100
-"""Publications that may wait for their confirmation; a broker may ask for fewer (MQTT 5, receive maximum)."""
-
-CONFIRM_SECONDS = 20.0
-"""For which the oldest of them may be the oldest; then the connection is taken for broken."""
-
-LOOK_SECONDS = 0.5
-"""Between two looks at that."""
-
-OVERHEAD = 128
-"""Bytes of a packet besides topic, payload and correlation data, at most."""
 
 MOST_SAID = 20
 """Kinds of failures that are said before a connection lasts."""
@@ -103,8 +92,6 @@ class MqttSession:
         self._retries = Retries()
         self._versions = Versions(prefer_v5=prefer_v5)
         self._retained: dict[str, bytes] = {availability_topic: ONLINE.encode()}
-        self._unconfirmed: dict[int, Publication] = {}
-        self._early: dict[int, int] = {}
         self._quiet = asyncio.Event()
         self._last_word = OFFLINE
         self._finishing = False
@@ -218,7 +205,6 @@ class MqttSession:
             self.connections += 1
             self._connected_at = time.monotonic()
             self.problem = ""
-            client.on_outcome = lambda mid, code: self._note_outcome(client, mid, code)
             client.on_message = self._on_message
             self._delivery.connected()
             try:
@@ -229,33 +215,34 @@ class MqttSession:
 
     async def _talk(self, client: Client) -> None:
         """Until the connection breaks, which is an exception, or is left in order."""
+        sending = Sending(
+            client,
+            self._delivery,
+            self._properties,
+            on_confirmed=self._note_confirmed,
+            on_refused=self._note_refused,
+        )
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(client.lost(), name="mqtt-lost")
-                group.create_task(self._speak(client), name="mqtt-speak")
-                group.create_task(self._watch_confirmations(client), name="mqtt-confirmations")
+                group.create_task(self._speak(client, sending), name="mqtt-speak")
+                group.create_task(sending.watch(), name="mqtt-confirmations")
                 group.create_task(self._wait_to_leave(), name="mqtt-leave")
         except* _Leave:
             # leaving in order keeps the last will from being sent: say it ourselves
-            qos = 1 if self._delivery.under_way < _window(client) else 0
+            qos = 1 if sending.has_room else 0
             await client.publish(self._availability_topic, self._last_word, qos=qos, retain=True)
 
     async def _wait_to_leave(self) -> None:
         await self._leaving.wait()
         raise _Leave
 
-    async def _watch_confirmations(self, client: Client) -> None:
-        """A broker may answer pings and yet have lost what it was sent."""
-        while self._delivery.stuck_for < CONFIRM_SECONDS:  # noqa: ASYNC110 - time passing is no event
-            await asyncio.sleep(LOOK_SECONDS)
-        client.abandon("does not confirm what is published to it")
-
-    async def _speak(self, client: Client) -> None:
+    async def _speak(self, client: Client, sending: Sending) -> None:
         """Subscribe first: whoever reads "online" may count on being heard."""
         for topic in await client.refused_of(self._subscriptions):
             self._say(f"the broker refuses the subscription to {topic}; check its access rules")
         self._announce()
-        await self._send_all(client)
+        await sending.run()
 
     def _announce(self) -> None:
         self.state = "online"
@@ -264,56 +251,12 @@ class MqttSession:
         for topic, payload in self._retained.items():
             self._delivery.send(Publication(topic, payload, 1, "retained"))
 
-    async def _send_all(self, client: Client) -> None:
-        """Publish in order; up to so many await confirmation at a time."""
-        window, delivery = _window(client), self._delivery
-        while True:
-            await delivery.wanted.wait()
-            delivery.wanted.clear()
-            while delivery.under_way < window and (one := delivery.take()):
-                self._send(client, one)
-                if delivery.under_way % 20 == 0:
-                    await asyncio.sleep(0)  # let the socket be written and others have their turn
+    def _note_confirmed(self, one: Publication) -> None:
+        if not one.payload and self._retained.get(one.topic) == b"":
+            del self._retained[one.topic]
+        self._note_quiet()
 
-    def _send(self, client: Client, one: Publication) -> None:
-        properties = self._properties.of(one) if client.five else None
-        try:
-            size = len(one.payload) + len(one.topic.encode()) + len(one.correlation or b"")
-            if size + OVERHEAD > client.largest_packet:
-                raise ValueError(f"{size} bytes, and the broker takes {client.largest_packet}")
-            mid = client.send(one.topic, one.payload, one.qos, one.kind == "retained", properties)
-        except ValueError as error:  # sent again it would be no better
-            problem = f"what should go to {one.topic[:200]} cannot be sent: {error}"
-            self._refuse(one, problem, kind="cannot be sent")
-            return
-        if mid in self._early:  # it was written, or even confirmed, at once
-            self._conclude(client, one, self._early.pop(mid))
-        else:
-            self._unconfirmed[mid] = one
-
-    def _note_outcome(self, client: Client, mid: int, code: int) -> None:
-        one = self._unconfirmed.pop(mid, None)
-        if one is None:
-            self._early[mid] = code
-        else:
-            self._conclude(client, one, code)
-
-    def _conclude(self, client: Client, one: Publication, code: int) -> None:
-        if (
-            code == OVER_QUOTA
-        ):  # which passes: it stays unconfirmed, and is sent again after a while
-            client.abandon("its quota for this client is exceeded")
-        elif code >= 128:
-            problem = f"the broker refuses what is published to {one.topic}; check its access rules"
-            self._refuse(one, problem, kind="refused")
-        else:
-            self._delivery.confirmed(one)
-            if not one.payload and self._retained.get(one.topic) == b"":
-                del self._retained[one.topic]
-            self._note_quiet()
-
-    def _refuse(self, one: Publication, problem: str, *, kind: str) -> None:
-        self._delivery.refused(one)
+    def _note_refused(self, kind: str, problem: str) -> None:
         self._say(problem, kind=kind)
         self._note_quiet()
 
@@ -324,8 +267,6 @@ class MqttSession:
     def _lose_connection(self) -> None:
         if self.state == "online":
             self.state = "connecting"
-        self._unconfirmed.clear()
-        self._early.clear()
         self._delivery.disconnected()
         self._quiet.set()
 
@@ -346,11 +287,6 @@ class MqttSession:
         if (kind or problem) not in self._said and len(self._said) < MOST_SAID:
             self._said.add(kind or problem)
             self._on_problem(problem)
-
-
-def _window(client: Client) -> int:
-    """Publications that may be unconfirmed at a time."""
-    return min(IN_FLIGHT, client.receive_maximum)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -12,6 +12,7 @@ from streamexit.sinks import mqtt as module
 from streamexit.sinks import mqtt_client as client_module
 from streamexit.sinks.brokers import BrokerAddress, TlsOptions
 from streamexit.sinks.mqtt_client import Subscription
+from streamexit.sinks.sending import CONFIRM_SECONDS
 from streamexit.sinks.visits import subscribe
 from streamexit.wire.incoming import Incoming
 from tests.certificates import make_certificates
@@ -565,7 +566,7 @@ def test_a_confirmation_that_never_comes_ends_the_connection() -> None:
                     mqtt.offer(n)
                 await eventually(lambda: mqtt.confirmed == 9)
                 assert mqtt.connections == 1
-                now += module.CONFIRM_SECONDS
+                now += CONFIRM_SECONDS
                 await eventually(lambda: mqtt.connections == 2)
                 now += 1  # so that late results may go
                 await eventually(lambda: mqtt.confirmed == 10)
