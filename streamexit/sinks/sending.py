@@ -99,9 +99,8 @@ class Sending:
             self._conclude(one, code)
 
     def _conclude(self, one: Publication, code: int) -> None:
-        if (
-            code == OVER_QUOTA
-        ):  # which passes: it stays unconfirmed, and is sent again after a while
+        if code == OVER_QUOTA:
+            # which passes: it stays unconfirmed, and is sent again after a while
             self._client.abandon("its quota for this client is exceeded")
         elif code >= 128:
             problem = f"the broker refuses what is published to {one.topic}; check its access rules"

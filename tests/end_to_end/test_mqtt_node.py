@@ -281,3 +281,20 @@ def test_watch_without_broker() -> None:
     assert done.returncode == 1
     assert "check that it runs" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_does_not_end_the_node(
+    mosquitto: Mosquitto, toy_pipeline: Path, make_clip: MakeClip, tmp_path: Path
+) -> None:
+    """The results reach the broker; that the file cannot be written is said once."""
+    clip = make_clip("short.mp4", frames=30)
+    config = write_config(tmp_path, mosquitto, toy_pipeline, clip, "pace: fast")
+    config.write_text(config.read_text() + "results_file: /dev/full\n")
+    process = start(config)
+    stdout, stderr = process.communicate(timeout=TIME_LIMIT)
+    assert process.returncode == 0, stderr
+    report = json.loads(stdout)
+    assert (report["results_confirmed"], report["results_lost"]) == (4030, {})
+    assert stderr.count("No space left on device") == 1
+    assert "of 4030 results 0 were written, 4030 refused" in stderr

@@ -21,6 +21,7 @@ from tests.sinks.brokers import (
     CONNECT,
     DISCONNECT,
     PUBLISH,
+    SUBSCRIBE,
     TOPIC,
     Listener,
     Packet,
@@ -461,27 +462,33 @@ def test_another_broker_is_a_goodbye_to_the_old_one(mosquitto: Mosquitto) -> Non
     run(body)
 
 
-def test_a_defect_does_not_look_like_a_goodbye(mosquitto: Mosquitto) -> None:
-    """Whatever ends a connection, the broker says offline for us."""
+@pytest.mark.parametrize("where", ["hearing", "sending"])
+def test_a_defect_does_not_look_like_a_goodbye(mosquitto: Mosquitto, where: str) -> None:
+    """Whatever ends a connection, the broker says offline for us, and it is made again."""
 
     async def body() -> None:
         problems: list[str] = []
         address = BrokerAddress.parse(mosquitto.url)
 
-        def fail(message: Incoming) -> None:
-            raise ZeroDivisionError(message.topic)
+        def fail(what: object) -> bytes:
+            raise ZeroDivisionError("a defect")
 
         mqtt = Publisher(address, problems, subscriptions=[Subscription("t/ask")], on_message=fail)
+        if where == "sending":
+            mqtt.delivery._historical_of = fail
+            mqtt.offer("kept")
         listener = Listener(address, TOPIC)
         other = Publisher(address, [], client_id="other", availability_topic="other/availability")
-        async with running(mqtt), running(other):
-            await listener.until(TOPIC, b"online")
+        async with running(other):
             await eventually(lambda: other.connected)
-            other.reply("t/ask", b"{}")
-            await listener.until(TOPIC, b"offline")
-            await eventually(lambda: mqtt.connections == 2)
+            async with running(mqtt):
+                await listener.until(TOPIC, b"online")
+                if where == "hearing":
+                    other.reply("t/ask", b"{}")
+                await listener.until(TOPIC, b"offline")
+                await eventually(lambda: mqtt.connections == 2)
         await listener.close()
-        assert "t/ask" in problems[0]
+        assert "a defect" in problems[0]
 
     run(body)
 
@@ -497,7 +504,12 @@ def test_the_reason_that_the_broker_gives_is_said() -> None:
                 await eventually(lambda: mqtt.connected)
                 broker.disconnect(142)
                 await eventually(lambda: bool(problems))
-        assert "another client has the same id (mqtt.client_id)" in problems[0]
+            assert "another client has the same id (mqtt.client_id)" in problems[0]
+            listener = asyncio.create_task(anext(subscribe(broker.address, "t/#")))
+            await eventually(lambda: len(broker.of(SUBSCRIBE)) == 1)
+            broker.disconnect(142)
+            with pytest.raises(BrokerError, match="another client has the same id"):
+                await listener
 
     run(body)
 
