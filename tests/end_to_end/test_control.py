@@ -41,7 +41,7 @@ class House:
 
     folder: Path
     broker: Mosquitto
-    page: str = ""
+    page: str
     process: subprocess.Popen[str] = field(init=False)
     heard: list[tuple[str, bytes, bool, Any]] = field(default_factory=list)
     news: threading.Condition = field(default_factory=threading.Condition)
@@ -119,17 +119,6 @@ async def _listen(house: House, ready: threading.Event, over: threading.Event) -
                 return
 
 
-def page_of(process: subprocess.Popen[str]) -> str:
-    """The address of a node's page, which it says once it has begun."""
-    assert process.stderr
-    said = ""
-    for line in process.stderr:
-        said += line
-        if found := re.search(r"page\s+at\s+(http://\S+)/", said):
-            return found[1]
-    raise AssertionError(said)
-
-
 @contextmanager
 def broker_in(folder: Path) -> Iterator[Mosquitto]:
     """A mosquitto of a module's own."""
@@ -157,7 +146,7 @@ def house(
         pytest.MonkeyPatch.context() as patch,
     ):
         refusing.bind(("127.0.0.1", 0))
-        gone = refusing.getsockname()[1]
+        gone, port = refusing.getsockname()[1], free_port()
         patch.setenv("STATE_DIRECTORY", str(folder / "state"))
         patch.setenv("CAMERA_PASSWORD", SECRET)
         config = folder / "node.yaml"
@@ -165,7 +154,7 @@ def house(
             f"""
 node: {{id: test, prefix: site/a}}
 mqtt: {{url: "{broker.url}"}}
-http: {{port: 0}}
+http: {{port: {port}}}
 homeassistant: {{}}
 stats_every_s: 0.5
 pipelines: {{toy: {toy_pipeline}}}
@@ -177,7 +166,7 @@ streams:
       budget: {{fraction: 0.9}}}}
 """
         )
-        house = House(folder, broker)
+        house = House(folder, broker, f"http://127.0.0.1:{port}")
         house.publish("site/a/test/stream/orphan/availability", "online", retain=True)
         ready, over = threading.Event(), threading.Event()
 
@@ -189,7 +178,6 @@ streams:
         assert ready.wait(LIMIT_SECONDS)
         house.process = start(config)
         try:
-            house.page = page_of(house.process)
             house.until(lambda: house.latest("availability") == "online")  # it hears us from now on
             house.until(lambda: house.latest("stream/clip/budget"))
             yield house
