@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -234,6 +235,7 @@ def test_embedded_broker(prefer_v5: bool) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "COLUMNS": "200"},  # the address on the line that announces it
     )
     assert node.stderr
     announced = next(
@@ -257,7 +259,10 @@ def test_embedded_broker(prefer_v5: bool) -> None:
         )
         listener = subscribe(BrokerAddress.parse(url), "other/availability")
         task = asyncio.create_task(session.run())
-        assert (await anext(listener))[:2] == ("other/availability", b"online")
+        async for topic, payload, _ in listener:  # amqtt sends others that nobody asked for
+            if topic == "other/availability":
+                assert payload == b"online"
+                break
         session.finish()
         await asyncio.wait([task])
         await listener.aclose()
