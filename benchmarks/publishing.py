@@ -65,9 +65,8 @@ async def ours(port: int, folder: Path, rate: float, seconds: float) -> tuple[fl
     assert not delivery.lost()
     session.finish()
     await tasks[0]
-    tasks[1].cancel()
-    await asyncio.wait(tasks)
     await delivery.close()
+    await tasks[1]
     return confirmed / took, busy / took
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
 
 from streamexit.config.schema import MqttSection, NodeConfiguration
 from streamexit.documents import Document
@@ -14,15 +16,81 @@ from streamexit.sinks.brokers import BrokerAddress
 from streamexit.sinks.delivery import Delivery
 from streamexit.sinks.jsonl import JsonlSink
 from streamexit.sinks.mqtt import MqttSession
-from streamexit.sinks.mqtt_client import Incoming
+from streamexit.sinks.mqtt_client import Subscription
 from streamexit.sinks.spool import Spool
 from streamexit.wire.encoding import as_historical
+from streamexit.wire.homeassistant import Discovery
+from streamexit.wire.incoming import Incoming
 from streamexit.wire.topics import Topics
+
+
+@dataclass(frozen=True, slots=True)
+class Outlets:
+    """What a node's results and messages go out by.
+
+    Attributes:
+        sinks: Where results go besides the broker.
+        delivery: Of results to the broker, if there is one.
+        session: With it.
+        discovery: For Home Assistant, if that is wanted.
+    """
+
+    sinks: Sequence[SinkThread] = ()
+    delivery: Delivery | None = None
+    session: MqttSession | None = None
+    discovery: Discovery | None = None
+
+
+def make_outlets(
+    document: Document[NodeConfiguration],
+    addresses: Sequence[BrokerAddress],
+    *,
+    sinks: Sequence[SinkThread],
+    topics: Topics,
+    boot_id: str,
+    on_message: Callable[[Incoming], None],
+    on_spool_problem: Callable[[str], None],
+    on_broker_problem: Callable[[str], None],
+) -> Outlets:
+    """All of them; the connection to the broker is not yet made.
+
+    Args:
+        document: The configuration.
+        addresses: Of the broker.
+        sinks: See `open_sinks`.
+        topics: Where the node publishes.
+        boot_id: Of this run.
+        on_message: Called with what is published to us.
+        on_spool_problem: Called with a sentence.
+        on_broker_problem: Likewise.
+    """
+    settings, home = document.value.mqtt, document.value.homeassistant
+    if settings is None:
+        return Outlets(sinks)
+    delivery = _make_delivery(document, settings, on_spool_problem)
+    listens_to = [Subscription(topics.of_availabilities)]
+    if settings.commands:
+        listens_to += map(Subscription, topics.of_commands)
+    if home:  # whose birth message may be retained, and counts when it is published
+        listens_to.append(Subscription(f"{home.prefix}/status", tells_retained=False))
+    session = MqttSession(
+        addresses,
+        client_id=settings.client_id or f"streamexit-{topics.node}-{boot_id}",
+        availability_topic=topics.availability,
+        delivery=delivery,
+        expiry=settings.result_expiry_s,
+        subscriptions=listens_to,
+        on_message=on_message,
+        prefer_v5=settings.url != "embedded",
+        on_problem=on_broker_problem,
+    )
+    discovery = Discovery(home.prefix, topics, version("streamexit")) if home else None
+    return Outlets(sinks, delivery, session, discovery)
 
 
 def open_sinks(
     document: Document[NodeConfiguration], on_problem: Callable[[str], None]
-) -> list[JsonlSink | SinkThread]:
+) -> list[SinkThread]:
     """What results go to besides the broker.
 
     Args:
@@ -33,9 +101,10 @@ def open_sinks(
         InputError: The results file cannot be written.
         ConfigurationError: A sink cannot be opened.
     """
-    configuration, sinks = document.value, list[JsonlSink | SinkThread]()
+    configuration, sinks = document.value, list[SinkThread]()
     if configuration.results_file:
-        sinks.append(JsonlSink(document.path.parent / configuration.results_file))
+        file = JsonlSink(document.path.parent / configuration.results_file, append=True)
+        sinks.append(SinkThread("results_file", file, on_problem=on_problem))
     for i, section in enumerate(configuration.sinks):
         try:
             sink = open_sink(section.kind, section.options, document.path.parent)
@@ -45,7 +114,7 @@ def open_sinks(
     return sinks
 
 
-def make_delivery(
+def _make_delivery(
     document: Document[NodeConfiguration],
     settings: MqttSection,
     on_problem: Callable[[str], None],
@@ -60,35 +129,5 @@ def make_delivery(
         spool=spool,
         historical=lambda payload: as_historical(payload, time.time()),
         rate=settings.spool.results_per_s if settings.spool else 500.0,
-        on_problem=on_problem,
-    )
-
-
-def make_session(
-    configuration: NodeConfiguration,
-    settings: MqttSection,
-    addresses: Sequence[BrokerAddress],
-    *,
-    topics: Topics,
-    boot_id: str,
-    delivery: Delivery,
-    on_message: Callable[[Incoming], None],
-    on_problem: Callable[[str], None],
-) -> MqttSession:
-    """The connection to the broker, not yet made; see `MqttSession`."""
-    listens_to: list[str] = []
-    if settings.commands:
-        listens_to += [*topics.of_commands, topics.of_availabilities]
-    if configuration.homeassistant:
-        listens_to.append(f"{configuration.homeassistant.prefix}/status")
-    return MqttSession(
-        addresses,
-        client_id=settings.client_id or f"streamexit-{topics.node}-{boot_id}",
-        availability_topic=topics.availability,
-        delivery=delivery,
-        expiry=settings.result_expiry_s,
-        subscriptions=listens_to,
-        on_message=on_message,
-        prefer_v5=settings.url != "embedded",
         on_problem=on_problem,
     )

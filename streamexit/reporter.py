@@ -14,13 +14,12 @@ from streamexit.engine.worker import EngineSnapshot, EngineWorker
 from streamexit.exits import ExitRecord
 from streamexit.governor.governor import Governor
 from streamexit.health import Pulse
+from streamexit.outlets import Outlets
 from streamexit.queues import Outbox
 from streamexit.roster import Roster
-from streamexit.sinks.additional import SinkThread
-from streamexit.sinks.delivery import Delivery, DeliveryBooks
-from streamexit.sinks.jsonl import JsonlSink
+from streamexit.sinks.delivery import Delivery
 from streamexit.sinks.mqtt import MqttSession
-from streamexit.wire.homeassistant import Discovery
+from streamexit.sinks.publication import DeliveryBooks
 from streamexit.wire.messages import (
     MESSAGES,
     Budget,
@@ -63,10 +62,7 @@ class Reporter:
 
     Attributes:
         wanted: Set when there may be results.
-        session: With the broker, if there is one.
-        delivery: Of results to it.
-        discovery: For Home Assistant, if that is wanted.
-        sinks: Where results go besides.
+        outlets: What all of it goes out by; none until the node runs.
         started_at: Unix seconds.
         log: Changes, newest last: Unix seconds, stream or None, sentence.
     """
@@ -92,12 +88,19 @@ class Reporter:
         self._stats_due = self._figures_due = 0.0
         self._ending = False
         self.wanted = asyncio.Event()
-        self.session: MqttSession | None = None
-        self.delivery: Delivery | None = None
-        self.discovery: Discovery | None = None
-        self.sinks: list[JsonlSink | SinkThread] = []
+        self.outlets = Outlets()
         self.started_at = time.time()
         self.log: deque[tuple[float, str | None, str]] = deque(maxlen=200)
+
+    @property
+    def session(self) -> MqttSession | None:
+        """With the broker, if there is one."""
+        return self.outlets.session
+
+    @property
+    def delivery(self) -> Delivery | None:
+        """Of results to the broker, if there is one."""
+        return self.outlets.delivery
 
     # --- results --------------------------------------------------------------------------------
 
@@ -153,12 +156,12 @@ class Reporter:
         stream = self._roster.streams[stream_id]
         changed = stream.note(record, now)
         before = stream.thinning.pass_on(record, changed=changed, now=now)
-        if before is not None and (self.sinks or self.delivery):
+        if before is not None and (self.outlets.sinks or self.delivery):
             message = stream.encode(record, now, unpublished=before)
-            for sink in self.sinks:
-                sink.write(message)
             if self.delivery:
                 self.delivery.offer(self.topics.stream(stream_id, "result"), message.encode())
+            for sink in self.outlets.sinks:
+                sink.write(message)
         if changed and stream.latest:
             self._retain(stream_id, "state", stream.latest)
 
@@ -224,26 +227,26 @@ class Reporter:
         if self.session is None:
             return
         self.session.set_retained(self.topics.info, self.info().encode())
-        if self.discovery:
-            self.session.set_retained(*self.discovery.of_node())
+        if self.outlets.discovery:
+            self.session.set_retained(*self.outlets.discovery.of_node())
             for stream_id, stream in self._roster.streams.items():
                 cheapest, live = stream.plan.costs.fractions[0], stream.plan.source.live
                 self.session.set_retained(
-                    *self.discovery.of_stream(stream_id, cheapest=cheapest, live=live)
+                    *self.outlets.discovery.of_stream(stream_id, cheapest=cheapest, live=live)
                 )
 
     def announce_again(self) -> None:
         """Home Assistant has started, and wants to hear of us."""
-        if self.session and self.discovery:
-            self.session.announce_again(self.discovery.own_topics)
+        if self.session and self.outlets.discovery:
+            self.session.announce_again(self.outlets.discovery.own_topics)
 
     def forget(self, stream_id: str) -> None:
         """Clear the retained topics of a stream that is not here."""
         if self.session:
             for leaf in RETAINED_OF_STREAM:
                 self.session.set_retained(self.topics.stream(stream_id, leaf), b"")
-            if self.discovery:
-                self.session.set_retained(*self.discovery.forget_stream(stream_id))
+            if self.outlets.discovery:
+                self.session.set_retained(*self.outlets.discovery.forget_stream(stream_id))
 
     def info(self) -> Info:
         """The info message."""

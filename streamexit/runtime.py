@@ -11,7 +11,6 @@ import time
 import uuid
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from streamexit.attached import AttachedStream
@@ -30,7 +29,7 @@ from streamexit.governor.governor import Governor
 from streamexit.governor.state_file import StateFile
 from streamexit.health import Health
 from streamexit.operations import NodeOperations
-from streamexit.outlets import make_delivery, make_session, open_sinks
+from streamexit.outlets import make_outlets, open_sinks
 from streamexit.planning.sinks import broker_addresses, without_login
 from streamexit.planning.streams import load_pipelines, plan_device, plan_share, plan_stream
 from streamexit.queues import Outbox
@@ -41,10 +40,9 @@ from streamexit.sinks.broker import EmbeddedBroker
 from streamexit.sinks.brokers import BrokerAddress
 from streamexit.sinks.delivery import Delivery
 from streamexit.sinks.mqtt import MqttSession
-from streamexit.sinks.mqtt_client import Incoming
 from streamexit.sources.life import StreamState
 from streamexit.sources.reader import Reader
-from streamexit.wire.homeassistant import Discovery
+from streamexit.wire.incoming import Incoming
 from streamexit.wire.messages import Response
 from streamexit.wire.topics import Availability, Topics
 
@@ -260,41 +258,39 @@ class Node:
         def on_problem(problem: str) -> None:  # from a sink's thread
             self._on_loop(self._on_problem, problem)
 
-        self.reporter.sinks = open_sinks(self._document, on_problem)
-        for sink in self.reporter.sinks:
+        sinks = open_sinks(self._document, on_problem)
+        for sink in sinks:
             stack.callback(sink.close)
-        settings = self._configuration.mqtt
-        if settings is None:
-            return
-        if settings.url == "embedded":
-            embedded = await stack.enter_async_context(EmbeddedBroker())
-            addresses = [BrokerAddress("127.0.0.1", embedded.port)]
-        else:
-            addresses = broker_addresses(settings, self._base)
-        self.broker = addresses[0]
-        self.reporter.delivery = make_delivery(self._document, settings, self._on_problem)
-        self.reporter.session = make_session(
-            self._configuration,
-            settings,
+        addresses = await self._find_broker(stack)
+        self.broker = next(iter(addresses), None)
+        outlets = self.reporter.outlets = make_outlets(
+            self._document,
             addresses,
+            sinks=sinks,
             topics=self.topics,
             boot_id=self.boot_id,
-            delivery=self.reporter.delivery,
             on_message=self._hear,
-            on_problem=self._complain_of_broker,
+            on_spool_problem=self._on_problem,
+            on_broker_problem=self._complain_of_broker,
         )
-        if settings.commands:
+        settings = self._configuration.mqtt
+        if outlets.session and settings and settings.commands:
             self._commands = MqttCommands(
                 self.topics,
                 dispatcher,
-                self.reporter.session.reply,
+                outlets.session.reply,
                 allowed=None if settings.commands is True else settings.commands,
             )
-        if self._configuration.homeassistant:
-            self.reporter.discovery = Discovery(
-                self._configuration.homeassistant.prefix, self.topics, version("streamexit")
-            )
         self.reporter.say_info()
+
+    async def _find_broker(self, stack: AsyncExitStack) -> list[BrokerAddress]:
+        settings = self._configuration.mqtt
+        if settings is None:
+            return []
+        if settings.url != "embedded":
+            return broker_addresses(settings, self._base)
+        embedded = await stack.enter_async_context(EmbeddedBroker())
+        return [BrokerAddress("127.0.0.1", embedded.port)]
 
     async def _open_http(
         self, stack: AsyncExitStack, operations: NodeOperations, dispatcher: Dispatcher
@@ -323,13 +319,7 @@ class Node:
             if message.retained and message.payload and asked.stream not in self.streams:
                 self.reporter.forget(asked.stream)  # of an earlier run
         elif asked is not None and self._commands:
-            self._commands.take(
-                asked,
-                message.payload,
-                retained=message.retained,
-                response_topic=message.response_topic,
-                correlation=message.correlation,
-            )
+            self._commands.take(asked, message)
         elif message.payload == b"online" and not message.retained:
             self.reporter.announce_again()  # Home Assistant has started
 
@@ -412,9 +402,9 @@ class Node:
         if session:
             await asyncio.wait([session], timeout=max(0.1, deadline - time.monotonic()))
         await _end(session, deadline)
-        await _end(keeper, deadline)
-        if self.delivery:
-            await self.delivery.close()
+        if self.delivery and keeper:
+            await self.delivery.close()  # which ends the keeper
+            await asyncio.wait([keeper])
 
     async def _say_last_words(self, session: MqttSession, deadline: float) -> None:
         try:

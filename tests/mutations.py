@@ -49,14 +49,14 @@ class Mutant:
 
 THRESHOLDS, CONTROLLER = "scheduling/thresholds.py", "budget/controller.py"
 LEDGER, WINDOW = "budget/ledger.py", "budget/score_window.py"
-BATCHER, SPOOL, DELIVERY = "engine/batcher.py", "sinks/spool.py", "sinks/delivery.py"
+BATCHER, SPOOL, COPIES = "engine/batcher.py", "sinks/spool.py", "sinks/copies.py"
 OF_THRESHOLDS = ("tests/scheduling/test_thresholds.py",)
 OF_CONTROLLER = ("tests/budget/test_controller.py",)
 OF_LEDGER = ("tests/budget/test_ledger.py",)
 OF_WINDOW = ("tests/budget/test_score_window.py",)
 OF_BATCHER = ("tests/engine/test_batcher.py",)
 OF_SPOOL = ("tests/sinks/test_spool.py",)
-OF_DELIVERY = ("tests/sinks/test_delivery.py",)
+OF_COPIES = ("tests/sinks/test_copies.py",)
 
 MUTANTS = (
     Mutant(
@@ -188,8 +188,8 @@ MUTANTS = (
     Mutant(
         "a removal is not committed",
         SPOOL,
-        "            with database:\n                sizes",
-        "            if database:\n                sizes",
+        "            with database:\n                rows = [",
+        "            if database:\n                rows = [",
         OF_SPOOL,
     ),
     Mutant(
@@ -208,31 +208,31 @@ MUTANTS = (
     ),
     Mutant(
         "what was confirmed during a copy stays kept",
-        DELIVERY,
+        COPIES,
         "        if one.over:\n            self._unremoved.add(row)",
         "        if one.over:\n            pass",
-        OF_DELIVERY,
+        OF_COPIES,
     ),
     Mutant(
         "what was confirmed during a removal stays kept",
-        DELIVERY,
+        COPIES,
         "self._unremoved.difference_update(ids)",
         "self._unremoved.clear()",
-        OF_DELIVERY,
+        OF_COPIES,
     ),
     Mutant(
         "a read steps over what was left behind",
-        DELIVERY,
+        COPIES,
         "if not rows or self._cursor != asked or not",
         "if not rows or not",
-        OF_DELIVERY,
+        OF_COPIES,
     ),
     Mutant(
         "the wrong end of the late ones goes back",
-        DELIVERY,
-        "self._leave_to_spool(self._late.pop())",
-        "self._leave_to_spool(self._late.popleft())",
-        OF_DELIVERY,
+        COPIES,
+        "one = self._late.pop()",
+        "one = self._late.popleft()",
+        OF_COPIES,
     ),
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 from collections.abc import Collection, Mapping
@@ -89,8 +90,10 @@ class Dispatcher:
             return self._fault(verb, "internal", what, transaction)
         return Response(node=self._node, verb=verb, status="ok", data=data, transaction=transaction)
 
-    def refuse(self, verb: str, error: CommandError) -> Response:
-        """The response to a command that is none."""
+    def refuse(self, verb: str, error: CommandError, payload: bytes = b"") -> Response:
+        """The response to a command that is none, or is not looked at any closer."""
+        with contextlib.suppress(CommandError):
+            return self._fault(verb, error.code, str(error), _transaction(_content(payload)))
         return self._fault(verb, error.code, str(error), None)
 
     async def _in_turn(self, verb: str, command: Command, cause: str) -> Any:

@@ -10,11 +10,14 @@ from typing import Any
 
 from streamexit.control.dispatch import LARGEST, Dispatcher
 from streamexit.errors import CommandError
+from streamexit.wire.incoming import Incoming
+from streamexit.wire.messages import Response
 from streamexit.wire.topics import Request, Setting, Topics
 
 log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 100
+"""Commands under way; what comes beyond is told to try later."""
 
 Reply = Callable[[str, bytes, bytes | None], None]
 """Topic, payload, correlation data."""
@@ -47,49 +50,45 @@ class MqttCommands:
         self._reply = reply
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def take(
-        self,
-        asked: Request | Setting,
-        payload: bytes,
-        *,
-        retained: bool,
-        response_topic: str | None,
-        correlation: bytes | None,
-    ) -> None:
+    def take(self, asked: Request | Setting, message: Incoming) -> None:
         """Begin to carry out what a message asks for."""
-        if retained:
+        if message.retained or not (message.payload or message.telling):
+            # without a payload it may be one that clears a retained command
             log.warning("%s is retained and therefore ignored: commands must not be", asked)
             return
         if len(self._tasks) >= MOST_AT_ONCE:
-            log.warning("%s is ignored: %d commands are under way", asked, len(self._tasks))
+            error = CommandError("busy", f"{MOST_AT_ONCE} commands are under way; try again later")
+            verb = _verb(asked)
+            self._say(self._dispatcher.refuse(verb, error, message.payload), verb, message)
             return
-        task = asyncio.create_task(self._answer(asked, payload, response_topic, correlation))
+        task = asyncio.create_task(self._answer(asked, message))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _answer(
-        self,
-        asked: Request | Setting,
-        payload: bytes,
-        response_topic: str | None,
-        correlation: bytes | None,
-    ) -> None:
-        content: bytes | dict[str, Any] = payload
-        verb = asked.verb if isinstance(asked, Request) else f"set_{asked.name}"
+    async def _answer(self, asked: Request | Setting, message: Incoming) -> None:
+        content: bytes | dict[str, Any] = message.payload
+        verb = _verb(asked)
         try:
             if isinstance(asked, Setting):
-                verb, content = _of_setting(asked, payload)
+                verb, content = _of_setting(asked, message.payload)
             response = await self._dispatcher.answer(
                 verb, content, cause="MQTT", allowed=self._allowed
             )
         except CommandError as error:
             response = self._dispatcher.refuse(verb, error)
+        self._say(response, verb, message)
+
+    def _say(self, response: Response, verb: str, message: Incoming) -> None:
         if response.error:
             log.info("%s over MQTT is refused: %s", _as_level(verb), response.error.message)
         topic = self._topics.response(_as_level(verb))
-        if response_topic and _may_be_published_to(response_topic):
-            topic = response_topic
-        self._reply(topic, response.encode(), correlation)
+        if message.response_topic and _may_be_published_to(message.response_topic):
+            topic = message.response_topic
+        self._reply(topic, response.encode(), message.correlation)
+
+
+def _verb(asked: Request | Setting) -> str:
+    return asked.verb if isinstance(asked, Request) else f"set_{asked.name}"
 
 
 def _of_setting(asked: Setting, payload: bytes) -> tuple[str, bytes | dict[str, Any]]:

@@ -14,21 +14,21 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from streamexit.sinks.attempts import STEADY_SECONDS, Retries, Versions
 from streamexit.sinks.brokers import BrokerAddress
-from streamexit.sinks.delivery import Delivery, Publication
+from streamexit.sinks.delivery import Delivery
 from streamexit.sinks.mqtt_client import (
-    V5,
-    V311,
     Client,
-    ConnectionLost,
-    Incoming,
     PublishProperties,
+    Subscription,
     explain,
     is_refusal,
     member,
-    refuses_version,
-    timed_out,
+    version_fault,
 )
+from streamexit.sinks.publication import Publication
+from streamexit.sinks.sending import Sending
+from streamexit.wire.incoming import Incoming
 
 log = logging.getLogger(__name__)
 
@@ -37,21 +37,13 @@ BrokerState = Literal["connecting", "online", "offline", "error"]
 trusted."""
 
 ONLINE, OFFLINE, STOPPED = "online", "offline", "stopped"
-IN_FLIGHT = 100
-"""Publications that may wait for their confirmation; a broker may ask for fewer (MQTT 5, receive maximum)."""
 
-FIRST_RETRY_SECONDS = 0.5
-LONGEST_RETRY_SECONDS = 30.0
-STEADY_SECONDS = 2.0
-OVERHEAD = 128
-"""Bytes of a packet besides topic and payload, at most."""
-
-MOST_SHORT = 3
-"""Connections in a row that break at once; a broker that does that is not knocked at ever again."""
+MOST_SAID = 20
+"""Kinds of failures that are said before a connection lasts."""
 
 
-class _Finished(Exception):
-    """Takes the session's tasks down when its end is wanted."""
+class _Leave(Exception):
+    """Takes the session's tasks down when the connection is to end in order."""
 
 
 class MqttSession:
@@ -63,8 +55,8 @@ class MqttSession:
         availability_topic: Retained; carries the last will.
         delivery: Of results.
         expiry: Seconds after which the broker forgets a live result that no subscriber took (MQTT 5).
-        subscriptions: Topic filters of messages to us.
-        on_message: Called with each of them.
+        subscriptions: To what others say to us.
+        on_message: Called with each message.
         prefer_v5: Speak MQTT 5 and fall back to 3.1.1; False speaks 3.1.1 at once.
         on_problem: Called with a sentence when the connection fails, once per kind of failure.
 
@@ -84,7 +76,7 @@ class MqttSession:
         availability_topic: str,
         delivery: Delivery,
         expiry: int | None = None,
-        subscriptions: Sequence[str] = (),
+        subscriptions: Sequence[Subscription] = (),
         on_message: Callable[[Incoming], None] = lambda message: None,
         prefer_v5: bool = True,
         on_problem: Callable[[str], None] = log.warning,
@@ -96,16 +88,15 @@ class MqttSession:
         self._properties = PublishProperties(expiry)
         self._subscriptions = subscriptions
         self._on_message = on_message
-        self._first_protocol = self._protocol = V5 if prefer_v5 else V311
         self._on_problem = on_problem
-        self._turn = 0
+        self._retries = Retries()
+        self._versions = Versions(prefer_v5=prefer_v5)
         self._retained: dict[str, bytes] = {availability_topic: ONLINE.encode()}
-        self._unconfirmed: dict[int, Publication] = {}
-        self._early: dict[int, bool] = {}
         self._quiet = asyncio.Event()
         self._last_word = OFFLINE
-        self._finishing = asyncio.Event()
-        self._broken: asyncio.Event = asyncio.Event()
+        self._finishing = False
+        self._leaving = asyncio.Event()
+        self._connected_at: float | None = None
         self.attempted = asyncio.Event()
         self.state: BrokerState = "connecting"
         self.problem = ""
@@ -152,52 +143,58 @@ class MqttSession:
 
     async def run(self) -> None:
         """Stay connected and publish, until `finish`."""
-        retry, short = FIRST_RETRY_SECONDS, 0
-        while not self._finishing.is_set():
-            connections, protocol, began = self.connections, self._protocol, time.monotonic()
+        while not self._finishing:
+            self._leaving.clear()
             address = self.address
+            five, self._connected_at = self._versions.five(address), None
             try:
-                await self._stay_connected(address)
+                await self._stay_connected(address, five=five)
             except* Exception as group:  # whatever breaks a connection must not break the node
                 log.debug("the connection to %r ended", address, exc_info=group)
-                self._note_failure(_first(group), address, reached=self.connections > connections)
+                self._note_failure(_first(group), address)
             finally:
                 self._lose_connection()
-            if (protocol, self._protocol) == (V5, V311):
-                continue
-            self.attempted.set()
-            steady = time.monotonic() - began > STEADY_SECONDS
-            short = 0 if steady else short + 1
-            if steady and self.connections > connections:
-                self._said.clear()
-            if self.connections > connections and (steady or short <= MOST_SHORT):
-                retry = FIRST_RETRY_SECONDS
-            self._turn += 1
-            if self._turn % len(self.addresses):
-                continue
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(retry * random.uniform(0.5, 1.0)):
-                    await self._finishing.wait()
-            retry = min(2 * retry, LONGEST_RETRY_SECONDS)
+            if self._connected_at is not None:
+                self._versions.ended(address)
+            if not five or self._versions.five(address):  # else the other version is tried at once
+                self.attempted.set()
+                await self._pause()
 
     @property
     def address(self) -> BrokerAddress:
         """Of the broker whose turn it is."""
-        return self.addresses[self._turn % len(self.addresses)]
+        return self.addresses[self._retries.turn % len(self.addresses)]
 
     def finish(self, *, meant: bool = True) -> None:
         """Let `run` end, with "stopped" as the last word, or "offline" if the end was not meant."""
-        self._last_word = STOPPED if meant else OFFLINE
-        self._finishing.set()
+        self._finishing = True
+        self._leave(STOPPED if meant else OFFLINE)
 
     def reconnect(self) -> None:
-        """Give the present connection up, if there is one, and begin anew."""
-        self._broken.set()
+        """Take leave of the present broker, if there is a connection, and begin anew."""
+        self._retries = Retries()
+        self._said.clear()
+        self._leave(OFFLINE)
 
-    async def _stay_connected(self, address: BrokerAddress) -> None:
-        self._broken.clear()
+    def _leave(self, last_word: str) -> None:
+        self._last_word = last_word
+        self._leaving.set()
+
+    async def _pause(self) -> None:
+        """Until the next attempt, unless somebody wants something else."""
+        if self._leaving.is_set():
+            return
+        lasted = None if self._connected_at is None else time.monotonic() - self._connected_at
+        if lasted is not None and lasted > STEADY_SECONDS:
+            self._said.clear()
+        wait = self._retries.after(lasted, len(self.addresses))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait * random.uniform(0.5, 1.0)):
+                await self._leaving.wait()
+
+    async def _stay_connected(self, address: BrokerAddress, *, five: bool) -> None:
         will = self._availability_topic, OFFLINE
-        client = member(address, self._protocol, self._client_id, will)
+        client = member(address, self._client_id, will, five=five)
         try:
             await self._use(client)
         finally:
@@ -206,33 +203,46 @@ class MqttSession:
     async def _use(self, connection: Client) -> None:
         async with connection as client:
             self.connections += 1
+            self._connected_at = time.monotonic()
             self.problem = ""
-            client.on_outcome = self._note_outcome
+            client.on_message = self._on_message
             self._delivery.connected()
             try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._listen(client), name="mqtt-listen")
-                    group.create_task(self._speak(client), name="mqtt-speak")
-                    group.create_task(self._wait_for_break(), name="mqtt-break")
-                    group.create_task(self._wait_for_finish(), name="mqtt-finish")
-            except* _Finished:
-                # leaving in order would keep the last will from being sent: say it ourselves
-                await client.publish(self._availability_topic, self._last_word, qos=1, retain=True)
+                await self._talk(client)
+            except BaseException:
+                client.abandon("given up")
+                raise
 
-    async def _wait_for_finish(self) -> None:
-        await self._finishing.wait()
-        raise _Finished
+    async def _talk(self, client: Client) -> None:
+        """Until the connection breaks, which is an exception, or is left in order."""
+        sending = Sending(
+            client,
+            self._delivery,
+            self._properties,
+            on_confirmed=self._note_confirmed,
+            on_refused=self._note_refused,
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(client.lost(), name="mqtt-lost")
+                group.create_task(self._speak(client, sending), name="mqtt-speak")
+                group.create_task(sending.watch(), name="mqtt-confirmations")
+                group.create_task(self._wait_to_leave(), name="mqtt-leave")
+        except* _Leave:
+            # leaving in order keeps the last will from being sent: say it ourselves
+            qos = 1 if sending.has_room else 0
+            await client.publish(self._availability_topic, self._last_word, qos=qos, retain=True)
 
-    async def _wait_for_break(self) -> None:
-        await self._broken.wait()
-        raise ConnectionLost("given up, because its settings changed")
+    async def _wait_to_leave(self) -> None:
+        await self._leaving.wait()
+        raise _Leave
 
-    async def _speak(self, client: Client) -> None:
+    async def _speak(self, client: Client, sending: Sending) -> None:
         """Subscribe first: whoever reads "online" may count on being heard."""
-        for topic in await client.refused_of(self._subscriptions, self._protocol):
+        for topic in await client.refused_of(self._subscriptions):
             self._say(f"the broker refuses the subscription to {topic}; check its access rules")
         self._announce()
-        await self._send_all(client)
+        await sending.run()
 
     def _announce(self) -> None:
         self.state = "online"
@@ -241,81 +251,41 @@ class MqttSession:
         for topic, payload in self._retained.items():
             self._delivery.send(Publication(topic, payload, 1, "retained"))
 
-    async def _send_all(self, client: Client) -> None:
-        """Publish in order; up to so many await confirmation at a time."""
-        window = min(IN_FLIGHT, client.receive_maximum)
-        delivery = self._delivery
-        while True:
-            await delivery.wanted.wait()
-            delivery.wanted.clear()
-            while delivery.under_way < window and (one := delivery.take()):
-                self._send(client, one)
-                if delivery.under_way % 20 == 0:
-                    await asyncio.sleep(0)  # let the socket be written and others have their turn
+    def _note_confirmed(self, one: Publication) -> None:
+        if not one.payload and self._retained.get(one.topic) == b"":
+            del self._retained[one.topic]
+        self._note_quiet()
 
-    def _send(self, client: Client, one: Publication) -> None:
-        properties = self._properties.of(one) if self._protocol is V5 else None
-        size = len(one.payload) + len(one.topic.encode())
-        try:
-            if size + OVERHEAD > client.largest_packet:
-                raise ValueError(f"{size} bytes, and the broker takes {client.largest_packet}")
-            mid = client.send(one.topic, one.payload, one.qos, one.kind == "retained", properties)
-        except ValueError as error:  # sent again it would be no better
-            self._delivery.refused(one)
-            self._say(f"what should go to {one.topic[:200]} cannot be sent: {error}")
-            return
-        if mid in self._early:  # it was written, or even confirmed, at once
-            self._conclude(one, self._early.pop(mid))
-        else:
-            self._unconfirmed[mid] = one
+    def _note_refused(self, kind: str, problem: str) -> None:
+        self._say(problem, kind=kind)
+        self._note_quiet()
 
-    def _note_outcome(self, mid: int, accepted: bool) -> None:
-        one = self._unconfirmed.pop(mid, None)
-        if one is None:
-            self._early[mid] = accepted
-        else:
-            self._conclude(one, accepted)
-
-    def _conclude(self, one: Publication, accepted: bool) -> None:
-        if accepted:
-            self._delivery.confirmed(one)
-            if not one.payload and self._retained.get(one.topic) == b"":
-                del self._retained[one.topic]
-        else:
-            self._delivery.refused(one)
-            self._say(
-                f"the broker refuses what is published to {one.topic}; check its access rules"
-            )
+    def _note_quiet(self) -> None:
         if not self._delivery.backlog:
             self._quiet.set()
-
-    async def _listen(self, client: Client) -> None:
-        """Ends with `ConnectionLost`."""
-        async for message in client.incoming():
-            self._on_message(message)
 
     def _lose_connection(self) -> None:
         if self.state == "online":
             self.state = "connecting"
-        self._unconfirmed.clear()
-        self._early.clear()
         self._delivery.disconnected()
         self._quiet.set()
 
-    def _note_failure(self, error: BaseException, address: BrokerAddress, *, reached: bool) -> None:
-        """Take an error as a hint to speak the other protocol version, or say it."""
-        if not reached and refuses_version(error) and self._first_protocol is V5:
-            was_v5 = self._protocol is V5
-            self._protocol = V311 if was_v5 else V5
-            if was_v5 and not timed_out(error):
+    def _note_failure(self, error: BaseException, address: BrokerAddress) -> None:
+        """Take an error as a hint to speak the other version of the protocol, or say it."""
+        fault = version_fault(error)
+        if self._connected_at is None:
+            five = self._versions.five(address)
+            self._versions.failed(address, fault)
+            if five and fault == "refused":
                 return
         self.state = "error" if is_refusal(error) else "offline"
         self._say(str(explain(error, address)))
 
-    def _say(self, problem: str) -> None:
+    def _say(self, problem: str, *, kind: str = "") -> None:
+        """Once per kind of failure; of connections each sentence is one."""
         self.problem = problem
-        if problem not in self._said:
-            self._said.add(problem)
+        if (kind or problem) not in self._said and len(self._said) < MOST_SAID:
+            self._said.add(kind or problem)
             self._on_problem(problem)
 
 

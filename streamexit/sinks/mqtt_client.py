@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import aiomqtt
-from paho.mqtt.client import MQTT_ERR_SUCCESS
+from paho.mqtt.client import MQTT_ERR_SUCCESS, MQTTMessage
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from streamexit.errors import BrokerError, ConfigurationError, InputError
+from streamexit.sinks.attempts import VersionFault
 from streamexit.sinks.brokers import BrokerAddress
-from streamexit.sinks.delivery import Publication
+from streamexit.sinks.publication import Publication
+from streamexit.wire.incoming import Incoming
 
 Version = aiomqtt.ProtocolVersion
 V5, V311 = Version.V5, Version.V311
 ConnectionLost = aiomqtt.MqttError
-
-INCOMING = 100
-"""Messages to us that wait to be looked at; beyond, they are thrown away."""
 
 LARGEST_INCOMING = 256 * 1024
 """Bytes of a packet that the broker may send us (MQTT 5, maximum packet size)."""
@@ -32,33 +31,43 @@ KEEP_ALIVE_SECONDS = 15
 
 REFUSED_LOGIN = (4, 5, 134, 135)
 UNSUPPORTED_VERSION = (1, 132)
+BROKEN, TAKEN_OVER, OVER_QUOTA = 128, 142, 151
+
+REASONS = {
+    BROKEN: "the connection broke",
+    TAKEN_OVER: "another client has the same id (mqtt.client_id)",
+}
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """A message that somebody published to us.
+class Subscription(NamedTuple):
+    """What we listen to.
 
     Attributes:
-        topic: Where.
-        payload: What.
-        retained: Whether it is an old one that the broker had kept.
-        response_topic: Where an answer is wanted (MQTT 5).
-        correlation: What an answer should carry (MQTT 5).
+        topic: A filter.
+        tells_retained: Whether messages are marked as retained also when they are published (MQTT 5), and
+            not only when they were there before.
     """
 
     topic: str
-    payload: bytes
-    retained: bool
-    response_topic: str | None = None
-    correlation: bytes | None = None
+    tells_retained: bool = True
 
 
 class Client(aiomqtt.Client):
-    """What aiomqtt leaves out: publishing without waiting, the broker's limit, and its refusals."""
+    """What aiomqtt leaves out: publishing without waiting, the broker's limit, and its refusals.
 
+    Attributes:
+        five: Whether it speaks MQTT 5.
+        receive_maximum: Unconfirmed publications that the broker takes.
+        largest_packet: In bytes.
+        on_outcome: Told the id of a publication and the broker's reason code, 128 or more for a failure.
+        on_message: Called with what is published to us.
+    """
+
+    five = True
     receive_maximum = 65_535
     largest_packet = 268_435_455
-    on_outcome: Callable[[int, bool], None] = staticmethod(lambda mid, accepted: None)
+    on_outcome: Callable[[int, int], None] = staticmethod(lambda mid, code: None)
+    on_message: Callable[[Incoming], None] = staticmethod(lambda message: None)
 
     def send(
         self, topic: str, payload: bytes, qos: int, retain: bool, properties: Properties | None
@@ -66,7 +75,9 @@ class Client(aiomqtt.Client):
         """Hand a message to the connection; `on_outcome` is told what becomes of the id returned."""
         info = self._client.publish(topic, payload, qos, retain, properties)
         if info.rc != MQTT_ERR_SUCCESS:
-            raise aiomqtt.MqttCodeError(info.rc, "Could not publish message")
+            ended = self._disconnected.done()
+            cause = self._disconnected.exception() if ended else None
+            raise aiomqtt.MqttCodeError(info.rc, "Could not publish message") from cause
         return info.mid
 
     def let_go(self) -> None:
@@ -91,53 +102,71 @@ class Client(aiomqtt.Client):
         self, client: Any, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
     ) -> None:
         super()._on_publish(client, userdata, mid, reason_code, properties)
-        self.on_outcome(mid, reason_code.value < 128)
+        self.on_outcome(mid, reason_code.value)
 
-    async def refused_of(self, topics: Sequence[str], version: Version) -> list[str]:
-        """Subscribe with QoS 1, not to hear ourselves, and what is retained once; what we may not."""
-        if not topics:
-            return []
-        if version is V5:
-            options = SubscribeOptions(qos=1, noLocal=True, retainAsPublished=True)
-            granted = await self.subscribe([(topic, options) for topic in topics])
-        else:
-            granted = await self.subscribe([(topic, 1) for topic in topics])
-        return [topic for topic, code in zip(topics, granted, strict=True) if _is_refused(code)]
-
-    async def incoming(self) -> AsyncIterator[Incoming]:
-        """What is published to us; ends with `ConnectionLost`."""
-        async for message in self.messages:
-            properties = message.properties
-            yield Incoming(
-                str(message.topic),
-                bytes(message.payload or b""),
-                bool(message.retain),
+    def _on_message(self, client: Any, userdata: Any, message: MQTTMessage) -> None:
+        """At once, and not by aiomqtt's queue, which throws away what is too much for it."""
+        properties = message.properties
+        self.on_message(
+            Incoming(
+                message.topic,
+                bytes(message.payload),
+                message.retain,
                 getattr(properties, "ResponseTopic", None),
                 getattr(properties, "CorrelationData", None),
+                telling=self.five,
             )
+        )
+
+    async def refused_of(self, subscriptions: Sequence[Subscription]) -> list[str]:
+        """Subscribe with QoS 1, not to hear ourselves, and what is retained once; what we may not."""
+        if not subscriptions:
+            return []
+        granted = await self.subscribe([self._asked(one) for one in subscriptions])
+        refused = map(_is_refused, granted)
+        return [one.topic for one, no in zip(subscriptions, refused, strict=True) if no]
+
+    def _asked(self, one: Subscription) -> tuple[str, Any]:
+        if not self.five:
+            return one.topic, 1
+        options = SubscribeOptions(qos=1, noLocal=True, retainAsPublished=one.tells_retained)
+        return one.topic, options
+
+    async def lost(self) -> None:
+        """Wait for the end of the connection.
+
+        Raises:
+            ConnectionLost: Always, if nothing worse.
+        """
+        await asyncio.wait([self._disconnected])
+        raise self._disconnected.exception() or ConnectionLost("disconnected")
+
+    def abandon(self, why: str) -> None:
+        """Take the connection for broken: there is no goodbye, so that the broker sends the last will."""
+        if not self._disconnected.done():
+            self._disconnected.set_exception(ConnectionLost(why))
 
 
-def member(
-    address: BrokerAddress, version: Version, client_id: str, will: tuple[str, str]
-) -> Client:
+def member(address: BrokerAddress, client_id: str, will: tuple[str, str], *, five: bool) -> Client:
     """A client that stays.
 
     Args:
         address: Of the broker.
-        version: Of the protocol.
         client_id: Unique; two clients of one id throw each other out for ever.
         will: Topic and payload of the last will, which is retained.
+        five: Speak MQTT 5, not 3.1.1.
     """
     topic, payload = will
-    return Client(
-        **_reaching(address, version),
+    client = Client(
+        **_reaching(address, V5 if five else V311),
         identifier=client_id,
         will=aiomqtt.Will(topic, payload, qos=1, retain=True),
         keepalive=KEEP_ALIVE_SECONDS,
         max_inflight_messages=65_535,  # we count ourselves
-        max_queued_incoming_messages=INCOMING,
-        properties=_connect_properties() if version is V5 else None,
+        properties=_connect_properties() if five else None,
     )
+    client.five = five
+    return client
 
 
 def visitor(address: BrokerAddress, version: Version) -> aiomqtt.Client:
@@ -227,13 +256,14 @@ def _connect_properties() -> Properties:
 
 def is_refusal(error: BaseException) -> bool:
     """Whether the broker is there, and something about it or us has to be changed by somebody."""
-    refused = _code(error) in REFUSED_LOGIN
+    refused = _connect_code(error) in REFUSED_LOGIN
     return refused or "CERTIFICATE" in str(error) or isinstance(error, ConfigurationError)
 
 
 def explain(error: BaseException, address: BrokerAddress) -> BrokerError:
     """What a connection error means and what to do."""
-    if _code(error) in REFUSED_LOGIN:
+    error = error.__cause__ or error  # aiomqtt says that it noticed, and there why
+    if _connect_code(error) in REFUSED_LOGIN:
         wrong = "check user and password" if address.username else "it wants a user and a password"
         return BrokerError(f"MQTT broker {address}: refused the login; {wrong}")
     text = str(error)
@@ -243,6 +273,7 @@ def explain(error: BaseException, address: BrokerAddress) -> BrokerError:
             f"MQTT broker {address}: its certificate is not accepted: {why or text}; renew it, or name the "
             "authority that signed it (mqtt.tls.ca_file)"
         )
+    text = REASONS.get(_code(error) or 0, text)
     return BrokerError(
         f"MQTT broker {address}: {text or type(error).__name__}; check that it runs and that the address is "
         "right"
@@ -250,18 +281,22 @@ def explain(error: BaseException, address: BrokerAddress) -> BrokerError:
 
 
 def _code(error: BaseException) -> int | None:
-    """Reason code of a refused connection."""
-    if not isinstance(error, aiomqtt.exceptions.MqttConnectError):
+    """MQTT's reason code."""
+    if not isinstance(error, aiomqtt.MqttCodeError):
         return None
     code = error.rc
     return code.value if isinstance(code, ReasonCode) else code
 
 
-def refuses_version(error: BaseException) -> bool:
-    """Brokers without MQTT 5 refuse it with a code, or choke on it and say nothing."""
-    return _code(error) in UNSUPPORTED_VERSION or timed_out(error)
+def _connect_code(error: BaseException) -> int | None:
+    """Of a refused connection."""
+    return _code(error) if isinstance(error, aiomqtt.exceptions.MqttConnectError) else None
 
 
-def timed_out(error: BaseException) -> bool:
-    """Whether nothing came back, which is how some brokers refuse MQTT 5."""
-    return isinstance(error, aiomqtt.MqttError) and "timed out" in str(error)
+def version_fault(error: BaseException) -> VersionFault | None:
+    """Whether a connection may have failed because of the protocol's version."""
+    if _connect_code(error) in UNSUPPORTED_VERSION:
+        return "refused"
+    # aiomqtt's words for an answer that does not come; the network's own time-outs are called otherwise
+    silent = isinstance(error, aiomqtt.MqttError) and str(error) == "Operation timed out"
+    return "silent" if silent else None

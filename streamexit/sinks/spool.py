@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from streamexit.errors import SpoolError
 
@@ -44,6 +44,18 @@ class Kept:
     id: int
     topic: str
     payload: bytes
+    earlier: bool
+    """Whether it was there when the file was first opened."""
+
+
+class Gone(NamedTuple):
+    """A result that left the spool unsent."""
+
+    id: int | None
+    """None where it is not known: the file is damaged."""
+    reason: SpoolLoss
+    earlier: bool
+    """As in `Kept`."""
 
 
 class Spool:
@@ -61,7 +73,6 @@ class Spool:
     Attributes:
         length: Results in the file.
         bytes: That they take.
-        newest_before: The highest id that was there when it was opened: results up to it are from before.
         set_aside: Where a damaged file was moved to, the last time that it happened.
     """
 
@@ -82,8 +93,8 @@ class Spool:
         self._last_id = 0
         self.length = 0
         self.bytes = 0
-        self._gone: list[tuple[int, SpoolLoss]] = []
-        self.newest_before = 0
+        self._gone: list[Gone] = []
+        self._newest_before = self._length_before = 0
         self.set_aside: Path | None = None
 
     def append(self, results: Sequence[tuple[str, bytes]]) -> list[int]:
@@ -126,8 +137,8 @@ class Spool:
                 (after, limit),
             )
             found, size = [], 0
-            for row in rows:
-                found.append(Kept(*row))
+            for id_, topic, payload in rows:
+                found.append(Kept(id_, topic, payload, self.is_earlier(id_)))
                 size += len(found[-1].payload)
                 if size > max_bytes:
                     break
@@ -141,23 +152,26 @@ class Spool:
         """
         with self._using() as database:
             with database:
-                sizes = [
-                    row[0]
+                rows = [
+                    row
                     for id_ in ids
                     for row in database.execute(
-                        "DELETE FROM results WHERE id = ? RETURNING size", (id_,)
+                        "DELETE FROM results WHERE id = ? RETURNING id, size", (id_,)
                     )
                 ]
-            self.length -= len(sizes)
-            self.bytes -= sum(sizes)
+            self._count_out(rows)
             if not self.length and ids:
                 database.executescript("PRAGMA incremental_vacuum")  # `execute` frees one page
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
-    def take_gone(self) -> list[tuple[int, SpoolLoss]]:
-        """(id, why) of results that left unsent since this was last asked; 0 where the id is not known."""
+    def take_gone(self) -> list[Gone]:
+        """Results that left unsent since this was last asked."""
         gone, self._gone = self._gone, []
         return gone
+
+    def is_earlier(self, id_: int) -> bool:
+        """Whether it was there when the file was first opened: it is an earlier run's."""
+        return id_ <= self._newest_before
 
     def check(self) -> None:
         """Open the file if need be, and let go of what has become too old.
@@ -222,7 +236,7 @@ class Spool:
             database.close()
             raise
         if not self._opened_before:
-            self.newest_before = self._last_id
+            self._newest_before, self._length_before = self._last_id, self.length
             self._opened_before = True
         return database
 
@@ -246,9 +260,13 @@ class Spool:
             rows = database.execute(
                 f"DELETE FROM results WHERE {condition} RETURNING id, size", (value,)
             ).fetchall()
+        self._count_out(rows)
+        self._gone.extend(Gone(id_, reason, self.is_earlier(id_)) for id_, _ in rows)
+
+    def _count_out(self, rows: Sequence[tuple[int, int]]) -> None:
         self.length -= len(rows)
         self.bytes -= sum(size for _, size in rows)
-        self._gone.extend((id_, reason) for id_, _ in rows)
+        self._length_before -= sum(self.is_earlier(id_) for id_, _ in rows)
 
     def _put_aside(self) -> None:
         """Move a damaged file out of the way; a new one is begun at the next use."""
@@ -259,8 +277,10 @@ class Spool:
         for suffix in ("-wal", "-shm"):
             with contextlib.suppress(OSError):
                 Path(f"{self.path}{suffix}").replace(f"{aside}{suffix}")
-        self._gone.extend((0, "spool_damaged") for _ in range(self.length))
-        self.length = self.bytes = 0
+        self._gone.extend(
+            Gone(None, "spool_damaged", n < self._length_before) for n in range(self.length)
+        )
+        self.length = self.bytes = self._length_before = 0
 
 
 def _reason(error: Exception) -> str:

@@ -13,8 +13,8 @@ from streamexit.sinks.mqtt_client import (
     V311,
     ConnectionLost,
     explain,
-    refuses_version,
     subscribe_as_visitor,
+    version_fault,
     visitor,
 )
 
@@ -43,7 +43,7 @@ async def say_and_hear(address: BrokerAddress, topic: str, *, patience: float) -
                 "check its access rules"
             ) from error
         except ConnectionLost as error:
-            if protocol is V5 and refuses_version(error):
+            if protocol is V5 and version_fault(error):
                 continue
             raise explain(error, address) from error
     raise BrokerError(f"MQTT broker {address}: speaks neither MQTT 5 nor 3.1.1")
@@ -67,6 +67,6 @@ async def subscribe(address: BrokerAddress, topic: str) -> AsyncGenerator[tuple[
                         continue
                     yield str(message.topic), bytes(message.payload), message.retain
         except ConnectionLost as error:
-            if protocol is V5 and refuses_version(error):
+            if protocol is V5 and version_fault(error):
                 continue
             raise explain(error, address) from error

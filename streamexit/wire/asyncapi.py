@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from streamexit.wire.commands import VERBS
 from streamexit.wire.messages import MESSAGES
@@ -17,46 +17,57 @@ from streamexit.wire.schema import json_schema
 WORD = {"type": "string", "enum": ["online", "offline", "stopped"]}
 STREAM_WORD = {"type": "string", "enum": ["connecting", "online", "offline", "disabled", "error"]}
 
+
+class Sent(NamedTuple):
+    """What the node sends on a channel.
+
+    Attributes:
+        address: The topic.
+        message: Its name.
+        said: What it is.
+        retained: Whether the broker keeps the latest.
+        qos: Of MQTT; "configured" is what `mqtt.qos` says.
+    """
+
+    address: str
+    message: str
+    said: str
+    retained: bool = False
+    qos: Literal[0, 1, "configured"] = 1
+
+    @property
+    def description(self) -> str:
+        """In a sentence or two."""
+        return f"Retained. {self.said}" if self.retained else self.said
+
+
+_STREAM = "{prefix}/{node}/stream/{stream}"
+
 SENT = {
-    "availability": (
-        "{prefix}/{node}/availability",
-        "Availability",
-        "Retained; the last will says offline.",
+    "availability": Sent(
+        "{prefix}/{node}/availability", "Availability", "The last will says offline.", retained=True
     ),
-    "info": ("{prefix}/{node}/info", "Info", "Retained: what the node is."),
-    "stats": ("{prefix}/{node}/stats", "Stats", "Every few seconds, QoS 0."),
-    "streamAvailability": (
-        "{prefix}/{node}/stream/{stream}/availability",
+    "info": Sent("{prefix}/{node}/info", "Info", "What the node is.", retained=True),
+    "stats": Sent("{prefix}/{node}/stats", "Stats", "Every few seconds.", qos=0),
+    "streamAvailability": Sent(
+        f"{_STREAM}/availability",
         "StreamAvailability",
-        "Retained; empty when the stream was removed, as are the three below.",
+        "Empty when the stream was removed, as are the three below.",
+        retained=True,
     ),
-    "status": (
-        "{prefix}/{node}/stream/{stream}/status",
-        "Status",
-        "Retained: how the stream is doing.",
+    "status": Sent(f"{_STREAM}/status", "Status", "How the stream is doing.", retained=True),
+    "state": Sent(f"{_STREAM}/state", "State", "The latest answer, on change.", retained=True),
+    "budget": Sent(f"{_STREAM}/budget", "Budget", "What is spent, and why.", retained=True),
+    "result": Sent(
+        f"{_STREAM}/result", "Result", "One per answered frame, or fewer.", qos="configured"
     ),
-    "state": (
-        "{prefix}/{node}/stream/{stream}/state",
-        "State",
-        "Retained: the latest answer, on change.",
-    ),
-    "budget": (
-        "{prefix}/{node}/stream/{stream}/budget",
-        "Budget",
-        "Retained: what is spent, and why.",
-    ),
-    "result": (
-        "{prefix}/{node}/stream/{stream}/result",
-        "Result",
-        "One per answered frame, or fewer.",
-    ),
-    "response": (
+    "response": Sent(
         "{prefix}/{node}/response/{verb}",
         "Response",
         "Answers to commands that named no other topic.",
     ),
 }
-"""Channel -> address, message, what it is: sent by the node."""
+"""By channel."""
 
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "budget": ("Short for set_budget.", {"oneOf": [{"type": "number"}, {"type": "object"}]}),
@@ -79,8 +90,8 @@ def document() -> dict[str, Any]:
     }
     for leaf, model in MESSAGES.items():
         messages[model.__name__] = _message(model.__name__, _inlined(json_schema(leaf)))
-    for name, (address, message, description) in SENT.items():
-        channels[name] = _channel(address, message, description)
+    for name, sent in SENT.items():
+        channels[name] = _channel(sent.address, sent.message, sent.description)
         operations[f"send-{name}"] = _operation("send", name)
     for verb, command in VERBS.items():
         name = f"request-{verb}"

@@ -24,9 +24,6 @@ from streamexit.wire.topics import ID_PATTERN
 
 Schema = dict[str, Any]
 
-QOS = {"stats": "0", "result": "as `mqtt.qos` says"}
-"""Channel -> quality of service, where it is not 1."""
-
 COMMON = {
     "boot_id": "Of the node's start: another one after each start.",
     "error": "Why not; null if the command was carried out.",
@@ -285,11 +282,6 @@ def parts() -> dict[str, type[BaseModel]]:
     return {name: model for name, model in found.items() if model not in MESSAGES.values()}
 
 
-def retained(channel: str) -> bool:
-    """Whether the broker keeps the latest message of a channel."""
-    return SENT[channel][2].startswith("Retained")
-
-
 INTRODUCTION = """# Wire reference
 
 Written by `python -m streamexit.wire.reference docs/reference/wire.md` from the models; do not edit it.
@@ -324,13 +316,13 @@ def text() -> str:
 def _sent() -> str:
     rows = [
         (
-            f"`{address}`",
-            _part(name),
-            "yes" if retained(channel) else "no",
-            QOS.get(channel, "1"),
-            said,
+            f"`{sent.address}`",
+            _part(sent.message),
+            "yes" if sent.retained else "no",
+            "as `mqtt.qos` says" if sent.qos == "configured" else str(sent.qos),
+            sent.said,
         )
-        for channel, (address, name, said) in SENT.items()
+        for sent in SENT.values()
     ]
     return "## Topics\n\n" + table(("topic", "message", "retained", "QoS", "what"), rows)
 

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamexit.control.dispatch import LARGEST, MOST_WAITING, Dispatcher
-from streamexit.control.over_mqtt import MqttCommands
+from streamexit.control.over_mqtt import MOST_AT_ONCE, MqttCommands
 from streamexit.errors import BudgetError, CommandError, OperationError
 from streamexit.wire.commands import VERBS, Command
+from streamexit.wire.incoming import Incoming
 from streamexit.wire.messages import Response
 from streamexit.wire.topics import Request, Setting, Topics
 
@@ -194,7 +195,6 @@ def over_mqtt(
 ) -> Replies:
     """Replies to messages."""
     replies: Replies = []
-    how = {"retained": False, "response_topic": None, "correlation": None, **how}
 
     async def body() -> None:
         commands = MqttCommands(
@@ -205,7 +205,7 @@ def over_mqtt(
             ),
         )
         for asked, payload in messages:
-            commands.take(asked, payload, **how)
+            commands.take(asked, Incoming("a/topic", payload, **how))
         await asyncio.gather(*commands._tasks)
 
     asyncio.run(body())
@@ -237,6 +237,27 @@ def test_retained_commands_are_ignored() -> None:
     recorder = Recorder()
     assert over_mqtt(recorder, (Request("reload"), b"{}"), retained=True) == []
     assert recorder.asked == []
+
+
+@pytest.mark.parametrize(("telling", "count"), [(True, 1), (False, 0)])
+def test_what_may_clear_a_retained_command_is_none(telling: bool, count: int) -> None:
+    """MQTT 3.1.1 does not say of an empty message whether it is meant to be retained."""
+    recorder = Recorder()
+    assert len(over_mqtt(recorder, (Request("reload"), b""), telling=telling)) == count
+    assert len(recorder.asked) == count
+
+
+def test_too_many_commands_at_once_are_answered() -> None:
+    """With the transaction, and where the answer is wanted: nobody waits in vain."""
+    recorder = Recorder()
+    asked = [(Request("info"), f'{{"transaction": "{n}"}}'.encode()) for n in range(130)]
+    replies = over_mqtt(recorder, *asked, (Request("info"), b"no JSON"), correlation=b"c")
+    busy = [content for _, content, _ in replies if content["status"] == "error"]
+    assert len(replies) == 131
+    assert {content["error"]["code"] for content in busy} == {"busy"}
+    assert [content["transaction"] for content in busy] == [*map(str, range(100, 130)), None]
+    assert {correlation for _, _, correlation in replies} == {b"c"}
+    assert len(recorder.asked) == MOST_AT_ONCE
 
 
 @pytest.mark.parametrize(

@@ -2,99 +2,36 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from streamexit.errors import BrokerError, ConfigurationError, InputError
+from streamexit.sinks import mqtt as module
+from streamexit.sinks import mqtt_client as client_module
 from streamexit.sinks.brokers import BrokerAddress, TlsOptions
-from streamexit.sinks.delivery import Delivery
-from streamexit.sinks.mqtt import MqttSession
-from streamexit.sinks.mqtt_client import Incoming
+from streamexit.sinks.mqtt_client import Subscription
+from streamexit.sinks.sending import CONFIRM_SECONDS
 from streamexit.sinks.visits import subscribe
+from streamexit.wire.incoming import Incoming
 from tests.certificates import make_certificates
 from tests.conftest import Mosquitto, absent
+from tests.sinks.brokers import (
+    CONNECT,
+    DISCONNECT,
+    PUBLISH,
+    SUBSCRIBE,
+    TOPIC,
+    Listener,
+    Packet,
+    Publisher,
+    ScriptedBroker,
+    running,
+)
+from tests.sinks.rig import eventually, run
 
 pytestmark = pytest.mark.broker
-
-TOPIC = "t/node/availability"
-LIMIT_SECONDS = 60
-
-
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    """Run a coroutine; a hang is a failure."""
-
-    async def limited() -> None:
-        async with asyncio.timeout(LIMIT_SECONDS):
-            await test()
-
-    asyncio.run(limited())
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    """Let the event loop run until `condition` holds; `run` bounds it."""
-    while not condition():  # noqa: ASYNC110 - there is no event for "whatever a test looks at"
-        await asyncio.sleep(0)
-
-
-class Listener:
-    """A subscriber that keeps what it gets."""
-
-    def __init__(self, address: BrokerAddress, topic: str = "#") -> None:
-        self.messages: list[tuple[str, bytes, bool]] = []
-        self._stream = subscribe(address, topic)
-
-    async def until(self, topic: str, payload: bytes) -> None:
-        """Read on until this message has come."""
-        while (topic, payload) not in [(t, p) for t, p, _ in self.messages]:
-            self.messages.append(await anext(self._stream))
-
-    async def close(self) -> None:
-        """Unsubscribe."""
-        await self._stream.aclose()
-
-
-@asynccontextmanager
-async def running(session: Publisher) -> AsyncIterator[None]:
-    """A session with its tasks."""
-    task = asyncio.create_task(session.run())
-    keeper = asyncio.create_task(session.delivery.run())
-    try:
-        yield
-    finally:
-        session.finish()
-        await asyncio.wait([task])
-        keeper.cancel()
-        await asyncio.wait([keeper])
-
-
-class Publisher(MqttSession):
-    """A session under test, with its delivery."""
-
-    def __init__(
-        self, address: BrokerAddress | list[BrokerAddress], problems: list[str], **how: Any
-    ) -> None:
-        self.delivery = Delivery(qos=1, spool=None, historical=lambda payload: payload, rate=1e6)
-        super().__init__(
-            address if isinstance(address, list) else [address],
-            client_id="under-test",
-            availability_topic=TOPIC,
-            delivery=self.delivery,
-            on_problem=problems.append,
-            **how,
-        )
-
-    def offer(self, payload: object) -> None:
-        """A result."""
-        self.delivery.offer("t/result", str(payload).encode())
-
-    @property
-    def confirmed(self) -> int:
-        """Results."""
-        return self.delivery.books.confirmed
 
 
 def test_results_arrive_in_order(mosquitto: Mosquitto) -> None:
@@ -155,29 +92,26 @@ def test_broker_comes_back(mosquitto: Mosquitto) -> None:
 
 
 @pytest.mark.parametrize("prefer_v5", [True, False])
-def test_whoever_reads_online_is_heard(mosquitto: Mosquitto, prefer_v5: bool) -> None:
-    """A session subscribes to everything before it says that it is there."""
-    mosquitto.kill()
-    mosquitto.start(extra="allow_anonymous true\nlog_type all")
-    process = mosquitto.process
-    assert process
-    assert process.stderr
+def test_whoever_reads_online_is_heard(prefer_v5: bool) -> None:
+    """A session publishes nothing before the broker has confirmed its subscriptions."""
 
     async def body() -> None:
-        topics = ["t/ask", "t/set"]
-        mqtt = Publisher(
-            BrokerAddress.parse(mosquitto.url), [], subscriptions=topics, prefer_v5=prefer_v5
-        )
-        async with running(mqtt):
-            await mqtt.attempted.wait()
-            await mqtt.drained()
+        async with ScriptedBroker() as broker:
+            broker.subscribing.clear()
+            topics = [Subscription("t/ask"), Subscription("t/set")]
+            mqtt = Publisher(broker.address, [], subscriptions=topics, prefer_v5=prefer_v5)
+            async with running(mqtt):
+                await eventually(lambda: len(broker.got) == 2)  # CONNECT and SUBSCRIBE
+                mqtt.offer("early")
+                for _ in range(100):  # in which it could be sent and read
+                    await asyncio.sleep(0)
+                assert not mqtt.connected
+                assert broker.of(PUBLISH) == []
+                broker.subscribing.set()
+                await eventually(lambda: mqtt.confirmed == 1)
+            assert [packet.topic for packet in broker.of(PUBLISH)][:2] == [TOPIC, "t/result"]
 
     run(body)
-    process.terminate()
-    log = [line for line in process.stderr.read().decode().splitlines() if "under-test" in line]
-    acknowledged = next(i for i, line in enumerate(log) if "Sending SUBACK" in line)
-    online = next(i for i, line in enumerate(log) if "Received PUBLISH" in line and TOPIC in line)
-    assert acknowledged < online
 
 
 def test_last_will_is_offline(mosquitto: Mosquitto) -> None:
@@ -356,7 +290,10 @@ def test_a_broker_that_forbids_subscribing_is_heard(mosquitto: Mosquitto, tmp_pa
         problems: list[str] = []
         address = BrokerAddress.parse(mosquitto.url)
         mqtt = Publisher(
-            address, problems, subscriptions=["t/request/+"], on_message=lambda _: None
+            address,
+            problems,
+            subscriptions=[Subscription("t/request/+")],
+            on_message=lambda _: None,
         )
         async with running(mqtt):
             await eventually(lambda: bool(problems))
@@ -376,14 +313,14 @@ def test_messages_to_us_are_handed_on(mosquitto: Mosquitto) -> None:
     async def body() -> None:
         heard: list[Incoming] = []
         address = BrokerAddress.parse(mosquitto.url)
-        other = Publisher(address, [])
-        other._client_id = "other"
-        other._availability_topic = "other/availability"
+        other = Publisher(address, [], client_id="other", availability_topic="other/availability")
         async with running(other):
             await eventually(lambda: other.connected)
             other.set_retained("t/request/old", b"{}")
             await other.drained()
-            mqtt = Publisher(address, [], subscriptions=["t/request/+"], on_message=heard.append)
+            mqtt = Publisher(
+                address, [], subscriptions=[Subscription("t/request/+")], on_message=heard.append
+            )
             async with running(mqtt):
                 await eventually(lambda: len(heard) == 1)
                 other.reply("t/request/new", b"{}", b"\x00\x01")
@@ -450,6 +387,7 @@ def test_certificates_are_checked(mosquitto: Mosquitto, certificates: Path) -> N
             assert "mqtt.tls.ca_file" in problems[-1]
             with_tls(mosquitto, certificates, "expired")
             mqtt.addresses = [BrokerAddress.parse(url, tls=TlsOptions(ca_file=ca))]
+            mqtt.reconnect()
             await eventually(lambda: "certificate has expired; renew it" in problems[-1])
             assert not mqtt.connections
             mqtt.offer("kept")
@@ -460,6 +398,7 @@ def test_certificates_are_checked(mosquitto: Mosquitto, certificates: Path) -> N
             ours = TlsOptions(ca_file=ca, cert_file=certificates / "client.pem",
                               key_file=certificates / "client.key")  # fmt: skip
             mqtt.addresses = [BrokerAddress.parse(url, tls=ours)]
+            mqtt.reconnect()
             await eventually(lambda: mqtt.connected)
             await eventually(lambda: mqtt.confirmed == 1)
 
@@ -497,5 +436,268 @@ def test_what_cannot_be_sent_stops_nothing(mosquitto: Mosquitto, topic: str) -> 
         assert mqtt.delivery.lost() == {"refused": 1}
         assert mqtt.connections == 1
         assert "cannot be sent" in problems[0]
+
+    run(body)
+
+
+def test_another_broker_is_a_goodbye_to_the_old_one(mosquitto: Mosquitto) -> None:
+    """The old one does not keep "online" for ever, and nothing is called a failure."""
+
+    async def body() -> None:
+        problems: list[str] = []
+        async with ScriptedBroker() as other:
+            address = BrokerAddress.parse(mosquitto.url)
+            listener = Listener(address, TOPIC)
+            mqtt = Publisher(address, problems)
+            async with running(mqtt):
+                await listener.until(TOPIC, b"online")
+                mqtt.addresses = [other.address]
+                mqtt.reconnect()
+                await listener.until(TOPIC, b"offline")
+                await eventually(lambda: mqtt.connected and mqtt.connections == 2)
+            await listener.close()
+            assert other.of(DISCONNECT)
+        assert problems == []
+
+    run(body)
+
+
+@pytest.mark.parametrize("where", ["hearing", "sending"])
+def test_a_defect_does_not_look_like_a_goodbye(mosquitto: Mosquitto, where: str) -> None:
+    """Whatever ends a connection, the broker says offline for us, and it is made again."""
+
+    async def body() -> None:
+        problems: list[str] = []
+        address = BrokerAddress.parse(mosquitto.url)
+
+        def fail(what: object) -> bytes:
+            raise ZeroDivisionError("a defect")
+
+        mqtt = Publisher(address, problems, subscriptions=[Subscription("t/ask")], on_message=fail)
+        if where == "sending":
+            mqtt.delivery._historical_of = fail
+            mqtt.offer("kept")
+        listener = Listener(address, TOPIC)
+        other = Publisher(address, [], client_id="other", availability_topic="other/availability")
+        async with running(other):
+            await eventually(lambda: other.connected)
+            async with running(mqtt):
+                await listener.until(TOPIC, b"online")
+                if where == "hearing":
+                    other.reply("t/ask", b"{}")
+                await listener.until(TOPIC, b"offline")
+                await eventually(lambda: mqtt.connections == 2)
+        await listener.close()
+        assert "a defect" in problems[0]
+
+    run(body)
+
+
+def test_the_reason_that_the_broker_gives_is_said() -> None:
+    """Here: that another client has the same id."""
+
+    async def body() -> None:
+        problems: list[str] = []
+        async with ScriptedBroker() as broker:
+            mqtt = Publisher(broker.address, problems)
+            async with running(mqtt):
+                await eventually(lambda: mqtt.connected)
+                broker.disconnect(142)
+                await eventually(lambda: bool(problems))
+            assert "another client has the same id (mqtt.client_id)" in problems[0]
+            listener = asyncio.create_task(anext(subscribe(broker.address, "t/#")))
+            await eventually(lambda: len(broker.of(SUBSCRIBE)) == 1)
+            broker.disconnect(142)
+            with pytest.raises(BrokerError, match="another client has the same id"):
+                await listener
+
+    run(body)
+
+
+def test_a_broker_that_was_busy_is_spoken_to_in_5_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Silence makes it try 3.1.1 next; after a connection in that 5 comes first again."""
+    monkeypatch.setattr(client_module, "CONNECT_TIMEOUT_SECONDS", 0.5)
+    silent = True
+
+    async def body() -> None:
+        def connects(packet: Packet) -> int | None:
+            return None if packet.version == 5 and silent else 0
+
+        nonlocal silent
+        async with ScriptedBroker(connects=connects) as broker:
+            problems: list[str] = []
+            mqtt = Publisher(broker.address, problems)
+            async with running(mqtt):
+                await eventually(lambda: mqtt.connected)
+                silent = False
+                mqtt.reconnect()
+                await eventually(lambda: mqtt.connections == 2)
+            versions = [packet.version for packet in broker.of(CONNECT)]
+            assert versions == [5, 4, 5]
+            assert len(problems) == 1
+
+    run(body)
+
+
+def test_a_burst_of_messages_is_heard_to_the_last(mosquitto: Mosquitto) -> None:
+    """However many come before anybody looks at them."""
+    mosquitto.kill()
+    mosquitto.start(extra="allow_anonymous true\nmax_inflight_messages 0")
+
+    async def body() -> None:
+        heard: list[Incoming] = []
+        address = BrokerAddress.parse(mosquitto.url)
+        mqtt = Publisher(address, [], subscriptions=[Subscription("t/+")], on_message=heard.append)
+        other = Publisher(address, [], client_id="other", availability_topic="other/availability")
+        async with running(mqtt), running(other):
+            await eventually(lambda: mqtt.connected and other.connected)
+            for n in range(500):
+                other.reply("t/ask", str(n).encode())
+            await eventually(lambda: len(heard) == 500)
+        assert [int(message.payload) for message in heard] == list(range(500))
+
+    run(body)
+
+
+def test_a_confirmation_that_never_comes_ends_the_connection() -> None:
+    """The broker answers everything else; on the next connection all is confirmed."""
+
+    async def body() -> None:
+        now, forgotten = 0.0, b"3"
+
+        def confirms(packet: Packet) -> int | None:
+            forget = packet.body.endswith(forgotten) and broker.connections == 1
+            return None if forget else 0
+
+        problems: list[str] = []
+        async with ScriptedBroker(confirms=confirms) as broker:
+            mqtt = Publisher(broker.address, problems, clock=lambda: now)
+            async with running(mqtt):
+                await eventually(lambda: mqtt.connected)
+                for n in range(10):
+                    mqtt.offer(n)
+                await eventually(lambda: mqtt.confirmed == 9)
+                assert mqtt.connections == 1
+                now += CONFIRM_SECONDS
+                await eventually(lambda: mqtt.connections == 2)
+                now += 1  # so that late results may go
+                await eventually(lambda: mqtt.confirmed == 10)
+        assert "does not confirm what is published to it" in problems[0]
+
+    run(body)
+
+
+def test_a_reply_that_is_too_large_with_its_correlation_is_not_sent(mosquitto: Mosquitto) -> None:
+    """The broker would end the connection because of it."""
+    mosquitto.kill()
+    mosquitto.start(extra="allow_anonymous true\nmax_packet_size 3000")
+
+    async def body() -> None:
+        problems: list[str] = []
+        mqtt = Publisher(BrokerAddress.parse(mosquitto.url), problems)
+        async with running(mqtt):
+            await eventually(lambda: mqtt.connected)
+            mqtt.reply("t/response/info", b"x" * 1000, b"c" * 2500)
+            mqtt.offer("next")
+            await eventually(lambda: mqtt.confirmed == 1)
+        assert mqtt.connections == 1
+        assert "t/response/info cannot be sent" in problems[0]
+
+    run(body)
+
+
+RECEIVE_MAXIMUM_2 = bytes([0x21, 0, 2])
+
+
+def test_the_last_word_does_not_wait_for_a_broker_that_confirms_nothing() -> None:
+    """It is sent all the same, but not as one more that is unconfirmed."""
+
+    async def body() -> None:
+        async with ScriptedBroker(
+            properties=RECEIVE_MAXIMUM_2, confirms=lambda packet: None
+        ) as broker:
+            mqtt = Publisher(broker.address, [])
+            async with running(mqtt):
+                await eventually(lambda: mqtt.connected)
+                for n in range(5):
+                    mqtt.offer(n)
+                await eventually(lambda: len(broker.of(PUBLISH)) == 2)
+            await eventually(lambda: bool(broker.of(DISCONNECT)))
+            *others, last = broker.of(PUBLISH)
+            assert (last.topic, last.body[-7:], last.qos) == (TOPIC, b"stopped", 0)
+            assert [packet.qos for packet in others] == [1, 1]
+
+    run(body)
+
+
+def test_what_cannot_be_sent_is_said_once(mosquitto: Mosquitto) -> None:
+    """Whatever its size and topic; waiting for the end of it ends."""
+    mosquitto.kill()
+    mosquitto.start(extra="allow_anonymous true\nmax_packet_size 3000")
+
+    async def body() -> None:
+        problems: list[str] = []
+        mqtt = Publisher(BrokerAddress.parse(mosquitto.url), problems)
+        async with running(mqtt):
+            await eventually(lambda: mqtt.connected)
+            await mqtt.drained()
+            for n in range(50):
+                mqtt.delivery.offer(f"t/{n}", b"x" * (5000 + n))
+            await mqtt.drained()
+        assert mqtt.delivery.lost() == {"refused": 50}
+        assert len(problems) == 1
+
+    run(body)
+
+
+def test_kinds_of_failures_are_said_up_to_a_bound() -> None:
+    """However many there are."""
+    problems: list[str] = []
+    mqtt = Publisher(BrokerAddress("127.0.0.1", 1), problems)
+    for n in range(2 * module.MOST_SAID):
+        mqtt._say(f"failure {n}")
+    assert len(problems) == module.MOST_SAID
+
+
+def test_a_quota_that_is_exceeded_costs_nothing() -> None:
+    """It passes: the result is kept, and sent again on another connection."""
+
+    async def body() -> None:
+        def confirms(packet: Packet) -> int:
+            return 0x97 if packet.topic == "t/result" and broker.connections == 1 else 0
+
+        problems: list[str] = []
+        async with ScriptedBroker(confirms=confirms) as broker:
+            mqtt = Publisher(broker.address, problems)
+            async with running(mqtt):
+                await eventually(lambda: mqtt.connected)
+                mqtt.offer(1)
+                await eventually(lambda: mqtt.confirmed == 1)
+        assert mqtt.connections == 2
+        assert mqtt.delivery.lost() == {}
+        assert "quota for this client is exceeded" in problems[0]
+
+    run(body)
+
+
+def test_a_retained_message_is_told_apart_only_where_that_is_wanted(mosquitto: Mosquitto) -> None:
+    """A command that is retained must be known also when it is published; a birth message counts then."""
+
+    async def body() -> None:
+        heard: list[Incoming] = []
+        address = BrokerAddress.parse(mosquitto.url)
+        topics = [Subscription("t/ask"), Subscription("home/status", tells_retained=False)]
+        mqtt = Publisher(address, [], subscriptions=topics, on_message=heard.append)
+        other = Publisher(address, [], client_id="other", availability_topic="other/availability")
+        async with running(mqtt), running(other):
+            await eventually(lambda: mqtt.connected and other.connected)
+            other.set_retained("t/ask", b"{}")
+            other.set_retained("home/status", b"online")
+            await eventually(lambda: len(heard) == 2)
+        assert {message.topic: message.retained for message in heard} == {
+            "t/ask": True,
+            "home/status": False,
+        }
+        assert all(message.telling for message in heard)
 
     run(body)

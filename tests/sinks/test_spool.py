@@ -99,8 +99,8 @@ def test_next_run_finds_what_was_left(make: MakeSpool) -> None:
     after = make()
     after.check()
     assert (after.length, after.bytes) == (2, before.bytes)
-    new = after.append(results(3))
-    assert after.newest_before < new[0]
+    after.append(results(3))
+    assert [kept.earlier for kept in after.read(after=0, limit=9)] == [True, True, False]
     assert payloads(after) == [1, 2, 3]
 
 
@@ -114,7 +114,7 @@ def test_what_this_run_kept_is_not_from_before(make: MakeSpool) -> None:
     spool.append(results(3))
     spool.close()
     spool.append(results(4))
-    assert spool.newest_before == ids[-1]
+    assert [kept.earlier for kept in spool.read(after=0, limit=9)] == [True, False, False]
 
 
 def test_a_killed_process_loses_nothing(make: MakeSpool, tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_the_oldest_go_when_there_are_too_many_bytes(make: MakeSpool) -> None:
     spool.append(results(5, 6, 7))
     assert payloads(spool) == [3, 4, 5, 6, 7]
     assert (spool.length, spool.bytes) == (5, 5 * size)
-    assert [reason for _, reason in spool.take_gone()] == ["spool_full"] * 2
+    assert [gone.reason for gone in spool.take_gone()] == ["spool_full"] * 2
 
 
 def test_the_old_go(make: MakeSpool, clock: Clock) -> None:
@@ -152,7 +152,7 @@ def test_the_old_go(make: MakeSpool, clock: Clock) -> None:
     clock.now += DAY / 2 + 1
     spool.check()
     assert payloads(spool) == [2]
-    assert [reason for _, reason in spool.take_gone()] == ["spool_expired"]
+    assert [gone.reason for gone in spool.take_gone()] == ["spool_expired"]
 
 
 def test_what_is_just_as_old_as_allowed_stays(make: MakeSpool, clock: Clock) -> None:
@@ -171,13 +171,13 @@ def test_what_was_let_go_of_is_told_once_and_stays_gone(make: MakeSpool, clock: 
     size = len("t/a") + 1 + ROW_BYTES
     spool = make(max_bytes=2 * size)
     ids = spool.append(results(1, 2, 3, 4))
-    assert spool.take_gone() == [(ids[0], "spool_full"), (ids[1], "spool_full")]
+    assert spool.take_gone() == [(ids[0], "spool_full", False), (ids[1], "spool_full", False)]
     assert spool.take_gone() == []
     spool.close()
     assert payloads(spool) == [3, 4]
     clock.now += DAY + 1
     spool.check()
-    assert spool.take_gone() == [(ids[2], "spool_expired"), (ids[3], "spool_expired")]
+    assert spool.take_gone() == [(ids[2], "spool_expired", False), (ids[3], "spool_expired", False)]
     assert (spool.length, spool.bytes) == (0, 0)
     spool.close()
     assert payloads(spool) == []
@@ -224,7 +224,7 @@ def test_damage_while_it_is_used_is_counted(make: MakeSpool, tmp_path: Path) -> 
     path.write_bytes(b"\0" * path.stat().st_size)
     with pytest.raises(SpoolError, match="is damaged"):
         spool.read(after=0, limit=10)
-    assert spool.take_gone() == [(0, "spool_damaged")] * 50
+    assert spool.take_gone() == [(None, "spool_damaged", False)] * 50
     assert spool.length == 0
 
 

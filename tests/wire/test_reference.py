@@ -36,9 +36,9 @@ def test_meanings_are_of_fields_that_say_nothing_themselves() -> None:
 def test_retained_topics_of_streams_are_those_that_are_cleared() -> None:
     """The page calls the same topics retained that a node clears when a stream is removed."""
     said = {
-        address.rpartition("/")[2]
-        for channel, (address, _, _) in SENT.items()
-        if "{stream}" in address and reference.retained(channel)
+        sent.address.rpartition("/")[2]
+        for sent in SENT.values()
+        if "{stream}" in sent.address and sent.retained
     }
     assert said == set(RETAINED_OF_STREAM)
 
