@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import os
 import shutil
@@ -88,9 +89,16 @@ def data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def toy_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small complete pipeline folder; do not change it, copy it."""
-    return write_toy_pipeline(tmp_path_factory.mktemp("toy"))
+def toy_pipeline(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A small complete pipeline folder; do not change it, copy it. All test processes share it."""
+    if worker_id == "master":
+        return write_toy_pipeline(tmp_path_factory.mktemp("toy"))
+    of_all = tmp_path_factory.getbasetemp().parent
+    with (of_all / "toy.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the first one makes it, the others wait
+        if not (of_all / "toy").exists():
+            write_toy_pipeline(of_all / "toy-unfinished").rename(of_all / "toy")
+    return of_all / "toy"
 
 
 @pytest.fixture(scope="session")

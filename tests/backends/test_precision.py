@@ -92,7 +92,7 @@ def test_answers_agree_with_eager_float32(
     pipeline = load_pipeline(ROOT / "pipelines" / name)
     task = pipeline.build_task()
     scorer = load_policy(pipeline.policy_file(policy), pipeline.costs.fractions).scorer
-    pictures = frames(pipeline, data)[:: 6 if task.gives_maps else 1]
+    pictures = frames(pipeline, data)[:: 12 if task.gives_maps else 1]
 
     def opened(options: BackendOptions) -> Backend:
         return open_backend(pipeline, scorer, options)

@@ -316,7 +316,7 @@ def test_truncated_file_is_said_to_be(toy_pipeline: Path, data: Path, tmp_path: 
 
 def test_demo(make_clip: MakeClip) -> None:
     """`demo` runs two streams with labels and two with maps, and receives all results over MQTT."""
-    done = streamexit("demo", "--duration", "10s", "--json")
+    done = streamexit("demo", "--duration", "5s", "--json")
     assert done.returncode == 0, done.stderr
     said = [line for line in done.stderr.splitlines() if not line.startswith("preparing: ")]
     assert said == []

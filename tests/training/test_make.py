@@ -123,9 +123,9 @@ def test_commands_say_what_was_reached_and_what_comes_next(tmp_path: Path, archi
 def test_default_can_be_a_policy_that_was_fitted_before(tmp_path: Path, archives: Path) -> None:
     """The default that was asked for is the default, also when only another policy is fitted."""
     train(write_recipe(tmp_path / "p", archives), epochs=1)
-    fit(tmp_path / "p", None, "msdnet")
-    fit(tmp_path / "p", ["msdnet"], "eenet")
-    assert load_pipeline(tmp_path / "p").default_policy == "eenet"
+    fit(tmp_path / "p", ["direct", "msdnet"], "msdnet")
+    fit(tmp_path / "p", ["msdnet"], "direct")
+    assert load_pipeline(tmp_path / "p").default_policy == "direct"
 
 
 @pytest.mark.parametrize(
