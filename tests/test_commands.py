@@ -788,6 +788,17 @@ def knows_its_files(command: str, world: World) -> None:
     assert (done.returncode, done.stdout) == (1, "no such file\n"), done.stderr
 
 
+def wants_home_assistant(command: str, world: World) -> None:
+    """It runs where Home Assistant is; elsewhere that is what it misses, and nothing of ours."""
+    *_, module = shlex.split(command)
+    done = subprocess.run(
+        [sys.executable, "-m", module], cwd=ROOT, env=environment(), text=True,
+        capture_output=True, stdin=subprocess.DEVNULL, timeout=TIME_LIMIT,
+    )  # fmt: skip
+    misses = re.search(r"No module named '(voluptuous|homeassistant)", done.stderr)
+    assert misses or "takes all" in done.stdout, done.stderr
+
+
 def leads_to_the_command(command: str, world: World) -> None:
     """In the folder that has the Makefile's environment, a shell then finds the command in it."""
     assert "\nPY := .venv/bin/python\n" in (ROOT / "Makefile").read_text()
@@ -1037,6 +1048,7 @@ RULES = (
     # measurements and trainings: minutes to hours
     Rule(r"python -m (benchmarks\.[\w.]+|tests\.faults(\.soak)?)( .*)?", takes),
     Rule(r"python -m tests\.mutations", knows_its_files),
+    Rule(r"python -m tests\.home_assistant", wants_home_assistant),
     Rule(r"streamexit (train|fit) pipelines/.*", takes),
     Rule(r"streamexit (\w[\w-]*)( --\w+)?", takes),
     Rule(r"streamexit fit PIPELINE( --policy .*)?", takes),

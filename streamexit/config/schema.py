@@ -461,7 +461,7 @@ class NodeConfiguration(Section):
     http: HttpSection | None = None
     """The section, even an empty one, switches commands, health, metrics and a web page over HTTP on."""
     results_file: str | None = None
-    """Also write every result to this JSONL file; left out, no file is written."""
+    """Also append every result to this JSONL file; left out, no file is written."""
     sinks: list[SinkSection] = []
     """Also give every result to these, which plugins bring along."""
     state_file: str | None = None
