@@ -266,9 +266,37 @@ def delivery() -> Picture:
     return picture
 
 
+def traces() -> Picture:
+    """Three parts of a data set, none of which does the work of another."""
+    picture = Picture(330, "Three parts of a data set: to train on, to fit on, to judge on")
+    rows = (
+        (["training part"], "train", "the network", GREY),
+        (["calibration part"], "record", "a trace", BLUE),
+        (["test part", "or recordings"], "record", "another trace", GREEN),
+    )
+    for i, (part, does, gives, fill) in enumerate(rows):
+        y = 50 + i * 90
+        picture.box(30, y, 200, 60, *part, fill=fill)
+        picture.arrow((230, y + 30), (358, y + 30))
+        picture.words(294, y + 16, does)
+        picture.box(360, y, 150, 60, gives, fill=fill)
+    picture.arrow((435, 110), (435, 138), dashed=True)
+    picture.words(445, 124, "runs every exit on every frame, once", anchor="start", fill=SOFT)
+    picture.arrow((510, 170), (648, 170))
+    picture.words(579, 156, "fit")
+    picture.box(650, 140, 210, 60, "exit policies", "and their tables", fill=YELLOW)
+    picture.arrow((755, 200), (755, 228))
+    picture.arrow((510, 260), (648, 260))
+    picture.words(579, 246, "judge")
+    picture.box(650, 230, 210, 60, "a comparison", "at equal cost", fill=YELLOW)
+    picture.words(450, 26, "no frame is on two of these lines", fill=SOFT)
+    return picture
+
+
 PICTURES: dict[str, Callable[[], Picture]] = {
     "early-exits": early_exits,
     "policies-and-thresholds": policies,
+    "traces": traces,
     "budgets": budgets,
     "batching": batching,
     "sources": sources,
