@@ -258,7 +258,7 @@ def test_node_stopped_in_the_middle_of_a_batch(tmp_path: Path) -> None:
     """A batch of maps takes longer than a stop may: the end waits for it, and no frame is lost."""
     content = {
         "results_file": "results.jsonl",
-        "engine": {"max_batch": 32},
+        "engine": {"batch": 16},
         "pipelines": {"street": str(ROOT / "pipelines" / "street-segmentation")},
         "streams": [
             {
