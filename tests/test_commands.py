@@ -617,6 +617,7 @@ def comes_near(command: str, world: World) -> None:
         world.shell(f"mosquitto_pub -t {SQUARES}/budget/set -m 0.6")
         ears.until(spends("target_fraction", 0.6))
         ears.until(spends("mean_fraction", 0.6, within=0.03))
+        ears.until(lambda message: json.loads(message)["state"] == "on_budget")
     said = json.loads(world.shell(command))
     assert set(said) == {"state", "target_fraction", "mean_fraction"}
     assert said["state"] == "on_budget"
@@ -994,12 +995,12 @@ RULES = (
     ),
     Rule(
         r"streamexit train my/train\.yaml",
-        ends("test_figures_per_exit", makes=("my/network.safetensors", "my/pipeline.yaml")),
+        ends("share of full", makes=("my/network.safetensors", "my/pipeline.yaml")),
         slow=True,
     ),
     Rule(
         r"streamexit fit my",
-        ends("default: (direct|msdnet)", after=("streamexit train my/train.yaml",)),
+        ends(r"(direct|msdnet) \(default\)", after=("streamexit train my/train.yaml",)),
         slow=True,
     ),
     Rule(

@@ -23,12 +23,15 @@ latency and memory."""
 WORTH_GROWING = 0.97
 """Larger batches are tried as long as one more doubling makes some stage faster by this factor."""
 
-FIRST_DOUBLINGS = 3
-"""Batches of 1, 2, 4 and 8 rows are always tried."""
+FIRST_DOUBLINGS = 2
+"""Batches of 1, 2 and 4 rows are always tried."""
 
 SECONDS = 3.0
-FEWEST_SWEEPS, MOST_SWEEPS = 3, 15
-"""Through all sizes: as many as fit into `SECONDS`, within these bounds."""
+MOST_SWEEPS = 15
+"""Through all sizes: as many as fit into `SECONDS`, one at least: what takes long is disturbed little."""
+
+LONGEST_BATCH_SECONDS = 0.25
+"""At one stage: larger batches than take so long are not tried, whatever they would gain."""
 
 LEAST_ROWS = 16
 """Per sweep and stage: less would be lost among the machine's other work."""
@@ -118,7 +121,7 @@ def measure(
         begin = clock()
         for size, backend in backends.items():
             _time_stages(backend, size, pictures, clock)  # warms up
-        sweeps = min(max(int(SECONDS / (clock() - begin)), FEWEST_SWEEPS), MOST_SWEEPS)
+        sweeps = min(max(int(SECONDS / (clock() - begin)), 1), MOST_SWEEPS)
         for _ in range(sweeps):
             for size, backend in backends.items():  # in turn: what disturbs one disturbs all
                 timed.setdefault(size, []).append(_time_stages(backend, size, pictures, clock))
@@ -135,6 +138,8 @@ def _fastest(sweeps: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
 
 
 def _still_gains(rows: dict[int, tuple[float, ...]], size: int) -> bool:
+    if 2 * size * max(rows[size]) > 1000 * LONGEST_BATCH_SECONDS:
+        return False
     pairs = zip(rows[size], rows[size // 2], strict=True) if size > 1 else []
     return any(now < WORTH_GROWING * before for now, before in pairs)
 

@@ -292,8 +292,14 @@ def test_profile_finds_the_knee() -> None:
 @pytest.mark.parametrize("most", [1, 2, 8])
 def test_profile_stays_within_the_largest_batch(most: int) -> None:
     """However much larger batches would gain."""
-    found = profiled(lambda stage, rows: 1.0, most=most)
+    found = profiled(lambda stage, rows: 0.01, most=most)
     assert max(found.milliseconds) == most == found.sizes()[0]
+
+
+def test_profile_does_not_try_batches_that_take_too_long() -> None:
+    """A batch of 4 takes 0.2 s, and one of 8 would take more than a quarter of a second."""
+    found = profiled(lambda stage, rows: 0.12 + 0.02 * rows)
+    assert max(found.milliseconds) == 4
 
 
 def test_profile_is_written_and_read(tmp_path: Path) -> None:
