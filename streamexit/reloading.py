@@ -141,17 +141,15 @@ class Reloading:
         have, problems = self._roster.streams, list[str]()
         before = dict(have)
         replaced = [name for name in anew if name in have]
-        for name in [
-            *gone,
-            *replaced,
-        ]:  # first all of these: they make room on a device that is shared
+        leaving = [*gone, *replaced]
+        for name in leaving:  # first all of these: they make room on a device that is shared
             with _collecting(problems, name):
                 await self._roster.detach(name)
         for name, (plan, added) in anew.items():
             if name not in have:
                 with _collecting(problems, name):
                     await self.attach(plan, added=added)
-        for name in [*gone, *replaced]:
+        for name in leaving:
             if name not in have:
                 self._reporter.forget(name)
         self._reporter.say_info()
