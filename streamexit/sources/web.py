@@ -60,6 +60,7 @@ class Web:
         self._own.add(urlsplit(self.root_url).hostname or "")
         kind = self._root.content_type
         if kind.startswith("multipart/"):
+            self._root.skip_preamble()
             return "mpjpeg"
         if self._address.kind == "hls" or kind in HLS_TYPES:
             return "hls"
@@ -161,6 +162,9 @@ class Web:
         return SourceError(f"{self._address}: {what}", reason=reason)
 
 
+LONGEST_PREAMBLE = 64 * 1024
+"""Bytes before the first part of a multipart body."""
+
 UNREACHABLE = frozenset({101, 113})
 """ENETUNREACH and EHOSTUNREACH of Linux."""
 
@@ -178,6 +182,7 @@ class WebFile:
         self._web = web
         self._response = response
         self._position = 0
+        self._ahead = b""  # read already, not yet handed out
         self.url = response.url if response else url
         headers = response.headers if response else None
         self.content_type = headers.get_content_type() if headers else ""
@@ -186,10 +191,38 @@ class WebFile:
         self._length = int(length) if ranges and length.isdecimal() else None
         web.reading(self)
 
+    def skip_preamble(self) -> None:
+        """Go to the first delimiter line of a multipart body (RFC 2046, section 5.1.1).
+
+        FFmpeg takes no text before it, and goes back over the line once it has read it, which it
+        can only where the line came in one piece. A network cuts where it likes.
+
+        Raises:
+            SourceError: The connection broke.
+        """
+        assert self._response is not None
+        seen = b""
+        try:
+            while len(seen) < LONGEST_PREAMBLE:
+                line = self._response.readline(LONGEST_PREAMBLE)
+                if line.startswith(b"--"):
+                    self._ahead = line
+                    return
+                if not line:
+                    break
+                seen += line
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise self._web.translated(error) from error
+        self._ahead = seen  # FFmpeg shall judge it
+
     def read(self, size: int) -> bytes:
         """What has arrived, at most `size` bytes; waits for the first. Empty at the end."""
         if self._response is None:
             return b""
+        if self._ahead:
+            data, self._ahead = self._ahead[:size], self._ahead[size:]
+            self._position += len(data)
+            return data
         try:
             data = self._response.read1(size)
         except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:

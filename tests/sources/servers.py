@@ -125,17 +125,22 @@ def web_server(
             thread.join(PATIENCE)
 
 
-def mjpeg_camera(pictures: list[bytes], *, pause: float = 0.02, preamble: bytes = b"") -> Any:
-    """A camera that sends JPEG after JPEG, as multipart/x-mixed-replace (W3C, RFC 2046)."""
+def mjpeg_camera(
+    pictures: list[bytes], *, pause: float = 0.02, preamble: bytes = b"", first: int = 0
+) -> Any:
+    """A camera that sends JPEG after JPEG, as multipart/x-mixed-replace (W3C, RFC 2046).
+
+    The preamble, and the `first` bytes after it, come by themselves.
+    """
 
     def serve(handler: Handler) -> None:
         handler.send_response(200)
         handler.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         handler.end_headers()
-        handler.wfile.write(preamble)
-        for picture in pictures:
-            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
-            handler.wfile.write(head.encode() + picture + b"\r\n")
+        head = "--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {}\r\n\r\n"
+        parts = [head.format(len(picture)).encode() + picture + b"\r\n" for picture in pictures]
+        for piece in (preamble, parts[0][:first], parts[0][first:], *parts[1:]):
+            handler.wfile.write(piece)
             time.sleep(pause)
 
     return serve

@@ -24,7 +24,7 @@ from streamexit.sources.source import Picture, Watch
 from streamexit.sources.video import VideoSource
 from streamexit.testing import TOY_PREPROCESSING, ManualClock
 from tests.faults.rig import free_port
-from tests.sources.servers import ffmpeg, make_certificate, mjpeg_camera, web_server
+from tests.sources.servers import Handler, ffmpeg, make_certificate, mjpeg_camera, web_server
 
 MakeClip = Callable[..., Path]
 
@@ -63,11 +63,13 @@ def jpegs() -> list[bytes]:
     return [cv2.imencode(".jpg", picture)[1].tobytes() for picture in flat]
 
 
-@pytest.mark.parametrize("preamble", [b"", b"\r\n"])
-def test_mjpeg_over_http(tmp_path: Path, jpegs: list[bytes], preamble: bytes) -> None:
-    """A camera's JPEGs come one by one, in order, stamped by their arrival."""
+@pytest.mark.parametrize("first", [0, 4])
+@pytest.mark.parametrize("preamble", [b"", b"\r\n", b"Pictures,\r\none by one:\r\n\r\n"])
+def test_mjpeg_over_http(tmp_path: Path, jpegs: list[bytes], preamble: bytes, first: int) -> None:
+    """A camera's JPEGs come one by one, in order, stamped by their arrival, however it is cut."""
     sent = [*jpegs, *jpegs[-1:] * 5]  # the end of a live stream is no matter of this test
-    with web_server(tmp_path, {"/video": mjpeg_camera(sent, preamble=preamble)}) as (url, _):
+    camera = mjpeg_camera(sent, preamble=preamble, first=first)
+    with web_server(tmp_path, {"/video": camera}) as (url, _):
         live = source(f"{url}/video")
         assert live.live
         pictures = some(live, 12)
@@ -77,6 +79,22 @@ def test_mjpeg_over_http(tmp_path: Path, jpegs: list[bytes], preamble: bytes) ->
     np.testing.assert_allclose(brightness, [20 * i for i in range(12)], atol=4)
     assert pictures[0].media is not None
     assert (pictures[0].media.codec, pictures[0].size) == ("mjpeg", (32, 24))
+
+
+@pytest.mark.parametrize("text", [b"", b"no parts at all\r\n" * 5000])
+def test_mjpeg_without_a_part(tmp_path: Path, text: bytes) -> None:
+    """What says that it has parts, and has none, is an end or damaged, not a wait without end."""
+
+    def serve(handler: Handler) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        handler.end_headers()
+        with contextlib.suppress(ConnectionError):
+            handler.wfile.write(text)
+
+    with web_server(tmp_path, {"/v": serve}) as (url, _), pytest.raises(SourceError) as caught:
+        some(source(f"{url}/v"), 1)
+    assert caught.value.reason == ("invalid_data" if text else "connection_lost")
 
 
 @pytest.mark.parametrize("right", [True, False])
