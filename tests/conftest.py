@@ -88,17 +88,35 @@ def data() -> Path:
     return folder
 
 
+MakeToy = Callable[..., Path]
+
+
 @pytest.fixture(scope="session")
-def toy_pipeline(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A small complete pipeline folder; do not change it, copy it. All test processes share it."""
-    if worker_id == "master":
-        return write_toy_pipeline(tmp_path_factory.mktemp("toy"))
-    of_all = tmp_path_factory.getbasetemp().parent
-    with (of_all / "toy.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the first one makes it, the others wait
-        if not (of_all / "toy").exists():
-            write_toy_pipeline(of_all / "toy-unfinished").rename(of_all / "toy")
-    return of_all / "toy"
+def toys(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> MakeToy:
+    """Small complete pipeline folders, by kind and number of exits; do not change them, copy them.
+
+    Fitting their policies takes seconds: each is made once, and all test processes share it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    of_all = base if worker_id == "master" else base.parent
+
+    def toy(kind: str = "classification", *, num_exits: int = 3) -> Path:
+        folder = of_all / "toys" / f"{kind}-{num_exits}" / "toy"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with folder.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the first one makes it, the others wait
+            if not folder.exists():
+                unfinished = folder.with_suffix(".unfinished")
+                write_toy_pipeline(unfinished, num_exits=num_exits, kind=kind).rename(folder)
+        return folder
+
+    return toy
+
+
+@pytest.fixture(scope="session")
+def toy_pipeline(toys: MakeToy) -> Path:
+    """The usual one: classification with three exits."""
+    return toys()
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,9 @@ from streamexit.preprocessing import Image
 from streamexit.scheduling.policy import load_policy
 from streamexit.scheduling.scorers import score_all_exits
 from streamexit.tasks.readout import HostAnswer
-from streamexit.testing import TOY_LABELS, TOY_POLICIES, toy_pictures, write_toy_pipeline
+from streamexit.testing import TOY_LABELS, TOY_POLICIES, toy_pictures
 from streamexit.training.labelled import LabelledImages
+from tests.conftest import MakeToy
 
 CUDA = pytest.mark.needs_cuda
 KINDS = [
@@ -175,9 +176,9 @@ def test_pictures_that_must_not_be_written_are_read(
     assert backend.submit(0, pictures).result().scores == expected
 
 
-def test_maps_are_those_of_the_plain_network(tmp_path: Path, kind: tuple[str, str]) -> None:
+def test_maps_are_those_of_the_plain_network(toys: MakeToy, kind: tuple[str, str]) -> None:
     """Segmentation goes the same way; its maps come whole."""
-    pipeline = load_pipeline(write_toy_pipeline(tmp_path, kind="segmentation"))
+    pipeline = load_pipeline(toys("segmentation"))
     task = pipeline.build_task()
     pictures = images(SIZE)
     with torch.inference_mode():

@@ -26,7 +26,7 @@ from streamexit.scheduling.policy import load_policy
 from streamexit.scheduling.scorers import Certainty, MaxProbability
 from streamexit.tasks.classification import ClassificationTask
 from streamexit.testing import TOY_LABELS, TOY_PREPROCESSING, ManualClock, toy_network, toy_pictures
-from tests.conftest import absent
+from tests.conftest import MakeToy, absent
 
 TASK = ClassificationTask(labels=TOY_LABELS, top_k=2)
 
@@ -315,13 +315,13 @@ def test_profile_is_written_and_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda:0", marks=pytest.mark.needs_cuda)])
 def test_compiled_stages_answer_like_plain_ones(
-    toy_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
+    toys: MakeToy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
     """TorchInductor changes the speed, and for any number of rows not the scores."""
     if not shutil.which("g++"):
         absent("g++ (apt install g++)")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    pipeline = load_pipeline(toy_pipeline)
+    pipeline = load_pipeline(toys(num_exits=2))
     scorer = load_policy(pipeline.policy_file("eenet"), pipeline.costs.fractions).scorer
     pictures = [np.asarray(p.image) for p in toy_pictures(7)]
 

@@ -24,8 +24,8 @@ from streamexit.scheduling.policy import fit_policy, load_policy
 from streamexit.scheduling.scorers import ConfidenceBranch
 from streamexit.sources.opening import open_source
 from streamexit.tasks.classification import ClassificationTask
-from streamexit.testing import toy_pictures, write_toy_pipeline
-from tests.conftest import ROOT
+from streamexit.testing import toy_pictures
+from tests.conftest import ROOT, MakeToy
 
 CUDA = pytest.mark.needs_cuda
 CLIPS = ("bikes.mp4", "car-detection.mp4", "highway_video02.avi")
@@ -131,15 +131,20 @@ def test_a_confidence_branch_scores_in_float32() -> None:
 
 @pytest.mark.parametrize("method", ["msdnet", "eenet", "gate+search", "stopping+search"])
 @pytest.mark.parametrize("kind", ["classification", "segmentation"])
-def test_scores_are_computed_in_float32(tmp_path: Path, kind: str, method: str) -> None:
+def test_scores_are_computed_in_float32(
+    toys: MakeToy, tmp_path: Path, kind: str, method: str
+) -> None:
     """Of a stage in bf16 only convolutions and matrix products of the network itself are."""
     if pick_precision("auto") != "bf16":
         pytest.skip("this processor has no bf16")
-    pipeline = load_pipeline(write_toy_pipeline(tmp_path, kind=kind))
-    images = torch.from_numpy(np.stack([np.asarray(p.image) for p in toy_pictures(60)]))
-    labels = None if kind == "segmentation" else [p.label for p in toy_pictures(60)]
-    readings = read_exits(pipeline.network, pipeline.build_task(), images, labels)
-    scorer = fit_policy(method, readings.evidence, pipeline.costs.fractions).scorer
+    pipeline = load_pipeline(toys(kind))
+    if method in pipeline.policies:
+        scorer = load_policy(pipeline.policy_file(method), pipeline.costs.fractions).scorer
+    else:
+        images = torch.from_numpy(np.stack([np.asarray(p.image) for p in toy_pictures(60)]))
+        labels = None if kind == "segmentation" else [p.label for p in toy_pictures(60)]
+        readings = read_exits(pipeline.network, pipeline.build_task(), images, labels)
+        scorer = fit_policy(method, readings.evidence, pipeline.costs.fractions).scorer
     stage = load_stages(pipeline.network, pipeline.build_task(), scorer, cache=tmp_path)[1]
     rows = [[d.get_length() for d in list(port.partial_shape)[1:]] for port in stage.inputs]
     stage.reshape({i: [2, *row] for i, row in enumerate(rows)})

@@ -35,15 +35,15 @@ from streamexit.scheduling.methods import methods_for
 from streamexit.scheduling.policy import load_policy
 from streamexit.sinks.video import VideoSink
 from streamexit.sources.source import Source
-from streamexit.testing import TOY_LABELS, ListSource, toy_pictures, write_toy_pipeline
+from streamexit.testing import TOY_LABELS, ListSource, toy_pictures
 from streamexit.training.datasets import load_part
-from tests.conftest import ROOT, MakeClip
+from tests.conftest import ROOT, MakeClip, MakeToy
 
 
 @pytest.fixture(scope="module")
-def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small complete pipeline for segmentation."""
-    return write_toy_pipeline(tmp_path_factory.mktemp("street"), kind="segmentation")
+def street(toys: MakeToy) -> Path:
+    """A small complete pipeline for segmentation; do not change it, copy it."""
+    return toys("segmentation")
 
 
 def play(
@@ -120,10 +120,10 @@ def test_quality_against_truth_and_against_the_full_network(street: Path) -> Non
     assert perfect.total().against_truth["miou"] == 1  # type: ignore[index]
 
 
-def test_one_exit_is_enough(tmp_path: Path) -> None:
+def test_one_exit_is_enough(toys: MakeToy) -> None:
     """With K = 1 there is nothing to decide, and everything runs."""
-    folder = write_toy_pipeline(tmp_path / "one", num_exits=1, kind="segmentation")
-    run, records = play(folder, {"a": ListSource(toy_pictures(20))}, budget=1.0)
+    one = toys("segmentation", num_exits=1)
+    run, records = play(one, {"a": ListSource(toy_pictures(20))}, budget=1.0)
     assert [record.exit for record in records] == [0] * 20
     assert run.total().exit_shares == (1.0,)
 

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from streamexit.errors import PipelineError
 from streamexit.models.pipeline import load_pipeline, save_pipeline, sha256
 from streamexit.scheduling.policy import load_policy
-from streamexit.testing import TOY_LABELS, TOY_POLICIES, toy_network, write_toy_pipeline
+from streamexit.testing import TOY_LABELS, TOY_POLICIES, toy_network
+from tests.conftest import MakeToy
 
 WEIGHTS = "network.safetensors"
 POLICY = "policies/eenet.safetensors"
@@ -59,8 +61,7 @@ def flip_last_byte(file: str) -> Damage:
 
 def weights_of_another_network(folder: Path) -> None:
     """With the right checksum."""
-    other = write_toy_pipeline(folder.parent / "other", num_exits=2)
-    shutil.copy(other / WEIGHTS, folder / WEIGHTS)
+    save_file(toy_network(num_exits=2).state_dict(), folder / WEIGHTS)
     change(weights={"sha256": sha256(folder / WEIGHTS)})(folder)
 
 
@@ -189,9 +190,9 @@ def test_damaged_pipeline_is_refused(folder: Path, damage: Damage, expected: str
     assert str(folder) in message
 
 
-def test_policy_of_another_network_is_refused(folder: Path) -> None:
+def test_policy_of_another_network_is_refused(toys: MakeToy, folder: Path) -> None:
     """A policy that was fitted to other costs is refused and asks for a new fit."""
-    costs = load_pipeline(write_toy_pipeline(folder.parent / "other", num_exits=2)).costs
+    costs = load_pipeline(toys(num_exits=2)).costs
     with pytest.raises(PipelineError, match="fitted for another cost table; run streamexit fit"):
         load_policy(folder / POLICY, costs.fractions)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from streamexit.cli.commands import app
 from streamexit.errors import ConfigurationError, PipelineError
 from streamexit.models.pipeline import FILE, Pipeline, load_pipeline
 from streamexit.scheduling.policy import load_policy
-from streamexit.testing import toy_pictures, write_toy_pipeline
+from streamexit.testing import toy_pictures
+from tests.conftest import MakeToy
 
 
 def scores(pipeline: Pipeline, precision: str, batch: int = 4) -> np.ndarray:
@@ -37,17 +39,17 @@ def scores(pipeline: Pipeline, precision: str, batch: int = 4) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["classification", "segmentation"])
-def test_quantised_stages_are_bound_to_their_pipeline(tmp_path: Path, kind: str) -> None:
+def test_quantised_stages_are_bound_to_their_pipeline(toys: MakeToy, kind: str) -> None:
     """A pipeline without them refuses int8 and names the command."""
-    pipeline = load_pipeline(write_toy_pipeline(tmp_path, kind=kind))
+    pipeline = load_pipeline(toys(kind))
     assert pipeline.quantised == ()
     with pytest.raises(ConfigurationError, match=r"precision: int8 needs .* streamexit quantise"):
         scores(pipeline, "int8")
 
 
-def test_quantise_from_the_command_line(tmp_path: Path, archives: Path) -> None:
+def test_quantise_from_the_command_line(toy_pipeline: Path, tmp_path: Path, archives: Path) -> None:
     """Files with checksums, figures per exit before and after, and scores that stay near."""
-    folder = write_toy_pipeline(tmp_path / "toy")
+    folder = Path(shutil.copytree(toy_pipeline, tmp_path / "toy"))
     content = yaml.safe_load((folder / FILE).read_text())
     content["calibration"] = {"dataset": "cifar10", "root": str(archives), "calibration_size": 300}
     (folder / FILE).write_text(yaml.safe_dump(content))
@@ -69,10 +71,10 @@ def test_quantise_from_the_command_line(tmp_path: Path, archives: Path) -> None:
 
 
 def test_what_was_not_judged_is_not_entered(
-    tmp_path: Path, archives: Path, monkeypatch: pytest.MonkeyPatch
+    toy_pipeline: Path, tmp_path: Path, archives: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When judging stops, the folder is as it was."""
-    folder = write_toy_pipeline(tmp_path / "toy")
+    folder = Path(shutil.copytree(toy_pipeline, tmp_path / "toy"))
     content = yaml.safe_load((folder / FILE).read_text())
     content["calibration"] = {"dataset": "cifar10", "root": str(archives), "calibration_size": 300}
     (folder / FILE).write_text(yaml.safe_dump(content))
