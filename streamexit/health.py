@@ -17,7 +17,8 @@ class Pulse:
         answered: Of these.
         seen: That came in, also those that were dropped.
         held: Whether recordings are held back now, because results go out too slowly.
-        waiting: Results that the broker has not confirmed, now.
+        offered: Results that were to go to the broker, so far.
+        waiting: Of these, those that it has not confirmed, now.
         confirmed: By it, so far.
         broker: What is wrong with the broker; empty if nothing is, or there is none.
     """
@@ -26,6 +27,7 @@ class Pulse:
     answered: int
     seen: int = 0
     held: bool = False
+    offered: int = 0
     waiting: int = 0
     confirmed: int = 0
     broker: str = ""
@@ -61,7 +63,8 @@ class Health:
         idle = pulse.answered == last.answered
         waiting = idle and pulse.frames > pulse.answered
         coming = self._seen_at is not None and not _too_long(self._seen_at, now)
-        unsent = pulse.confirmed <= last.confirmed and bool(pulse.waiting)
+        to_send = pulse.waiting > 0 or pulse.offered > last.offered  # all may be refused at once
+        unsent = to_send and pulse.confirmed <= last.confirmed
         self._unanswered_since = _since(self._unanswered_since, waiting and not pulse.held, now)
         self._held_since = _since(self._held_since, idle and pulse.held, now)
         self._dropped_since = _since(self._dropped_since, idle and coming, now)

@@ -141,7 +141,8 @@ class Reporter:
             answered=sum(c.answered for c in counters),
             seen=sum(c.frames for c in counters),
             held=self.crowded,
-            waiting=self.delivery.backlog if self.delivery else 0,
+            offered=books.offered,
+            waiting=self.delivery.unconfirmed if self.delivery else 0,
             confirmed=books.confirmed + books.recovered,
             broker=away,
         )

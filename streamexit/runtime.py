@@ -66,7 +66,7 @@ LAST_BATCH_SECONDS = 10.0
 that ends with a thread inside PyTorch is aborted."""
 
 LAST_WORDS_SECONDS = 1.0
-"""From the engine's end to the node's, whatever hangs."""
+"""From the engine's end to the node's, but for a disk that hangs and a connection that is being made."""
 
 
 class Node:
@@ -410,6 +410,8 @@ class Node:
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 self.reporter.say_all()
+                if self.delivery:
+                    self.delivery.hold_late()
                 await session.drained()
         except TimeoutError:
             self._on_problem("the broker did not take the last results in time")
@@ -471,13 +473,12 @@ class Node:
 
     def _complain_of_broker(self, problem: str) -> None:
         assert self.delivery
-        meanwhile = "Frames go on being answered; " + (
-            "their results are kept until it is back"
-            if self.delivery.keeps
-            else "their results are lost"
-        )
+        assert self.session
         self.reporter.note(None, problem, logged=False)
-        self._on_problem(f"{problem}. {meanwhile}")
+        if not self.session.connected:
+            what = "kept until it is back" if self.delivery.keeps else "lost"
+            problem = f"{problem}. Frames go on being answered; their results are {what}"
+        self._on_problem(problem)
 
     def results_lost(self) -> dict[str, int]:
         """Results that did not reach the broker, by reason."""

@@ -10,6 +10,7 @@ class Patient:
         self.health = Health()
         self.now = 1000.0
         self.frames = self.answered = self.waiting = self.confirmed = self.seen = 0
+        self.offered = 0
         self.held, self.broker = False, ""
 
     def live(
@@ -20,6 +21,7 @@ class Patient:
         leave: int,
         send: int = 0,
         confirm: int = 0,
+        refuse: int = 0,
         drop: int = 0,
     ) -> None:
         for _ in range(int(seconds)):
@@ -27,13 +29,15 @@ class Patient:
             self.seen += come
             self.frames += come - drop
             self.answered += leave
-            self.waiting += send - confirm
+            self.offered += send
+            self.waiting += send - confirm - refuse
             self.confirmed += confirm
             pulse = Pulse(
                 self.frames,
                 self.answered,
                 self.seen,
                 self.held,
+                self.offered,
                 self.waiting,
                 self.confirmed,
                 self.broker,
@@ -94,6 +98,15 @@ def test_a_broker_that_confirms_nothing_is_noticed() -> None:
     patient.live(LONG, come=10, leave=10, send=10, confirm=0)
     assert patient.health.not_ready == "no results go out: the broker confirms none"
     patient.live(1, come=10, leave=10, send=10, confirm=1)
+    assert patient.health.not_ready == ""
+
+
+def test_a_broker_that_refuses_everything_is_noticed() -> None:
+    """Though nothing waits for it any more."""
+    patient = Patient()
+    patient.live(LONG, come=10, leave=10, send=10, refuse=10)
+    assert patient.health.not_ready == "no results go out: the broker confirms none"
+    patient.live(LONG, come=10, leave=10)  # nothing changes that is to be published
     assert patient.health.not_ready == ""
 
 

@@ -99,7 +99,7 @@ def _of_setting(asked: Setting, payload: bytes) -> tuple[str, bytes | dict[str, 
     if asked.name == "budget":
         return "set_budget", {"stream": asked.stream, "budget": content}
     if asked.name == "frame_rate":
-        rate = None if content in ("", "none", "None", "all") else content
+        rate = None if content in ("none", "None", "all") else content
         return "set_frame_rate", {"stream": asked.stream, "frame_rate": rate}
     if asked.name == "enabled":
         verb = SWITCH.get(str(content).strip().lower())

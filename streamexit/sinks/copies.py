@@ -32,6 +32,9 @@ LARGE_BYTES = 1 << 20
 CHECK_SECONDS = 60.0
 """Between two looks for results in the spool that have become too old."""
 
+SLOW_DISK_SECONDS = 5.0
+"""After which results do not wait for the disk any more."""
+
 AGAIN_SECONDS = 10.0
 """Between two attempts to use a spool that has failed."""
 
@@ -192,13 +195,14 @@ class Copies:
             self._note_gone(self._spool)
         if failed is not None:
             self._retry_at = self._clock() + AGAIN_SECONDS
+            self._check_at = 0.0  # without anything to keep, only this would find it mended
             self._say(f"{failed}. Live results go on")
         else:
             self.problem = ""
 
     async def close(self) -> None:
-        """Keep what there is; what cannot be kept is lost."""
-        self._retry_at = 0.0
+        """Keep what there is; what cannot be kept is lost. A last look tells what the next run will find."""
+        self._retry_at = self._check_at = 0.0
         await self.visit()
         for one in self._homeless:
             self.lose(one, "not_sent")
@@ -233,7 +237,7 @@ class Copies:
         if not batch:
             return False
         try:
-            rows = await self._on_disk(lambda: spool.append([(p.topic, p.payload) for p in batch]))
+            rows = await self._on_disk(lambda: _append(spool, batch))
         except SpoolError:
             self._unchecked.extendleft(p for p in reversed(batch) if p not in self._homeless)
             raise
@@ -316,9 +320,19 @@ class Copies:
         self._unremoved.clear()
 
     async def _on_disk(self, work: Callable[[], Answer]) -> Answer:
-        return await asyncio.get_running_loop().run_in_executor(self._disk, work)
+        doing = asyncio.get_running_loop().run_in_executor(self._disk, work)
+        done, _ = await asyncio.wait({doing}, timeout=SLOW_DISK_SECONDS)
+        if not done and self._spool is not None:
+            self._say(f"spool {self._spool.path}: the disk does not answer. Live results go on")
+            self._on_ready()  # what waits for the spool need not any more
+        return await doing
 
     def _say(self, problem: str) -> None:
         if problem != self.problem:
             self.problem = problem
             self._on_problem(problem)
+
+
+def _append(spool: Spool, batch: list[Publication]) -> list[int]:
+    earlier = [n for n, one in enumerate(batch) if one.earlier]
+    return spool.append([(one.topic, one.payload) for one in batch], earlier=earlier)

@@ -34,6 +34,10 @@ URGENT = 1000
 """Replies and passing messages that wait; a broker that does not take them gets the latest."""
 
 URGENT_BYTES = 8 << 20
+"""Of these, unless a single one is larger."""
+
+REPLY_SECONDS = 30.0
+"""For which a reply waits for a connection: a command may have changed it, or taken longer than it lasted."""
 
 
 class Delivery:
@@ -74,7 +78,7 @@ class Delivery:
         self._bytes = 0  # of live results, and of late ones that are under way
         self._allowance, self._counted_at = 0.0, clock()
         self._connected = False
-        self._closing = False
+        self._closing = self._holds_late = False
         self._at_rest = asyncio.Event()
         self._at_rest.set()
         self.books = DeliveryBooks()
@@ -103,17 +107,25 @@ class Delivery:
         self._hold_bounds()
 
     def send(self, publication: Publication) -> None:
-        """Take something that is no result; it is sent before all results, or never."""
-        if not self._connected:
+        """Take something that is no result; it is sent before all results, or never.
+
+        Without a connection only replies wait for one, and not for long.
+        """
+        if not self._connected and publication.kind != "reply":
             return
+        publication.offered_at = self._clock()
         if publication.kind == "retained":  # only the latest matters
             self._retained.pop(publication.topic, None)
             self._retained[publication.topic] = publication
         else:
             self._urgent.append(publication)
-            while sum(len(one.payload) for one in self._urgent) > URGENT_BYTES:
+            while len(self._urgent) > 1 and self._urgent_bytes > URGENT_BYTES:
                 self._urgent.popleft()
         self.wanted.set()
+
+    @property
+    def _urgent_bytes(self) -> int:
+        return sum(len(one.payload) for one in self._urgent)
 
     # --- out ------------------------------------------------------------------------------------
 
@@ -135,7 +147,7 @@ class Delivery:
             return self._urgent.popleft()
         if self._live:
             return self._live.popleft()  # its bytes count until it is over
-        while self._copies.any_may_go and self._may_send_late():
+        while not self._holds_late and self._copies.any_may_go and self._may_send_late():
             if (one := self._next_late()) is not None:
                 return one
         return None
@@ -189,6 +201,7 @@ class Delivery:
         """There is a connection now."""
         self._connected = self._copies.reads_ahead = True
         self._counted_at = self._clock()
+        self._keep_replies()
         self.wanted.set()
 
     def disconnected(self) -> None:
@@ -196,12 +209,25 @@ class Delivery:
         self._connected = False
         left = [one for one in (*self._under_way, *self._live) if one.is_result]
         self._retained.clear()
-        self._urgent.clear()
+        self._keep_replies()
         self._live.clear()
         self._under_way.clear()
         self._bytes = 0
         self.books.lose("broker_offline", sum(not one.qos for one in left))
         self._copies.cut(one for one in left if one.qos)
+
+    def _keep_replies(self) -> None:
+        """Those that somebody may still wait for, and that have not gone out yet.
+
+        One that was under way may have arrived, or be what the broker broke the connection for.
+        """
+        since = self._clock() - REPLY_SECONDS
+        wanted = [one for one in self._urgent if one.kind == "reply" and one.offered_at >= since]
+        self._urgent = deque(wanted, maxlen=URGENT)
+
+    def hold_late(self) -> None:
+        """Send no kept results any more: the end is near, and the spool has them."""
+        self._holds_late = True
 
     @property
     def under_way(self) -> int:
@@ -228,6 +254,11 @@ class Delivery:
         """Everything that a connection would have to take now, or is taking, but what is kept for later."""
         urgent = len(self._retained) + len(self._urgent)
         return urgent + len(self._live) + len(self._under_way)
+
+    @property
+    def unconfirmed(self) -> int:
+        """Results among these."""
+        return len(self._live) + sum(one.is_result for one in self._under_way)
 
     @property
     def kept(self) -> int:

@@ -239,9 +239,10 @@ class MqttSession:
 
     async def _speak(self, client: Client, sending: Sending) -> None:
         """Subscribe first: whoever reads "online" may count on being heard."""
-        for topic in await client.refused_of(self._subscriptions):
-            self._say(f"the broker refuses the subscription to {topic}; check its access rules")
+        refused = await client.refused_of(self._subscriptions)
         self._announce()
+        for topic in refused:
+            self._say(f"the broker refuses the subscription to {topic}; check its access rules")
         await sending.run()
 
     def _announce(self) -> None:

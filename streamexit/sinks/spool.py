@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -21,6 +21,9 @@ damaged."""
 
 ROW_BYTES = 40
 """That a row takes besides its topic and payload, about."""
+
+CLOCK_SET_SECONDS = 60.0
+"""By which the wall clock runs away from the steady one, at least, if somebody has set it."""
 
 SCHEMA_VERSION = 1
 
@@ -45,7 +48,7 @@ class Kept:
     topic: str
     payload: bytes
     earlier: bool
-    """Whether it was there when the file was first opened."""
+    """Whether it is an earlier run's."""
 
 
 class Gone(NamedTuple):
@@ -69,6 +72,7 @@ class Spool:
         max_bytes: Of topics and payloads; beyond, the oldest go.
         max_age: Seconds; what is older goes.
         wall_clock: Unix time.
+        clock: Seconds, monotonic.
 
     Attributes:
         length: Results in the file.
@@ -83,11 +87,13 @@ class Spool:
         max_bytes: int,
         max_age: float,
         wall_clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = path
         self._max_bytes = max_bytes
         self._max_age = max_age
-        self._wall_clock = wall_clock
+        self._wall_clock, self._clock = wall_clock, clock
+        self._read_clocks = wall_clock(), clock()
         self._database: sqlite3.Connection | None = None
         self._opened_before = False
         self._last_id = 0
@@ -95,10 +101,17 @@ class Spool:
         self.bytes = 0
         self._gone: list[Gone] = []
         self._newest_before = self._length_before = 0
+        self._kept_again: set[int] = set()  # an earlier run's, that lost their first copies
         self.set_aside: Path | None = None
 
-    def append(self, results: Sequence[tuple[str, bytes]]) -> list[int]:
+    def append(
+        self, results: Sequence[tuple[str, bytes]], *, earlier: Collection[int] = ()
+    ) -> list[int]:
         """Keep (topic, payload) pairs, all or none; their ids.
+
+        Args:
+            results: In the order of keeping.
+            earlier: Places in it of those that an earlier run had kept.
 
         Raises:
             SpoolError: They are not kept.
@@ -106,7 +119,7 @@ class Spool:
         with self._using() as database:
             if not results:
                 return []
-            now = self._wall_clock()
+            now = self._now(database)
             sizes = [len(topic) + len(payload) + ROW_BYTES for topic, payload in results]
             with database:
                 cursor = database.execute("SELECT coalesce(max(id), 0) FROM results")
@@ -120,9 +133,12 @@ class Spool:
                     ],
                 )
             self._last_id = ids[-1]
+            self._kept_again.update(ids[n] for n in earlier)
+            self._length_before += len(earlier)
             self.length += len(ids)
             self.bytes += sum(sizes)
-            self._hold_bounds(database, now)
+            with contextlib.suppress(sqlite3.Error):  # they are kept all the same; see `check`
+                self._hold_bounds(database, now)
             return ids
 
     def read(self, *, after: int, limit: int, max_bytes: int = 1 << 24) -> list[Kept]:
@@ -170,17 +186,17 @@ class Spool:
         return gone
 
     def is_earlier(self, id_: int) -> bool:
-        """Whether it was there when the file was first opened: it is an earlier run's."""
-        return id_ <= self._newest_before
+        """Whether it is an earlier run's."""
+        return id_ <= self._newest_before or id_ in self._kept_again
 
     def check(self) -> None:
-        """Open the file if need be, and let go of what has become too old.
+        """Open the file if need be, and let go of what is too much or has become too old.
 
         Raises:
-            SpoolError: It cannot be opened.
+            SpoolError: It cannot be opened, or changed.
         """
         with self._using() as database:
-            self._hold_bounds(database, self._wall_clock())
+            self._hold_bounds(database, self._now(database))
 
     def close(self) -> None:
         """Let go of the file; it is opened again if need be."""
@@ -240,6 +256,24 @@ class Spool:
             self._opened_before = True
         return database
 
+    def _now(self, database: sqlite3.Connection) -> float:
+        """Unix time; where the clock has been set since it was last read, this run's results keep their age.
+
+        A device without a clock of its own learns the time from the network, which often comes back
+        together with the broker.
+        """
+        wall, steady = self._wall_clock(), self._clock()
+        was_wall, was_steady = self._read_clocks
+        moved = (wall - was_wall) - (steady - was_steady)
+        if abs(moved) > CLOCK_SET_SECONDS:
+            with database:
+                database.execute(
+                    "UPDATE results SET kept_at = kept_at + ? WHERE id > ?",
+                    (moved, self._newest_before),
+                )
+        self._read_clocks = wall, steady
+        return wall
+
     def _hold_bounds(self, database: sqlite3.Connection, now: float) -> None:
         """The oldest out first, as long as there are too many bytes; and whatever is too old."""
         if self.bytes > self._max_bytes:
@@ -287,8 +321,9 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return "unwritable"
     code = getattr(error, "sqlite_errorcode", None)
-    if code is None:
-        return "damaged" if isinstance(error, sqlite3.DatabaseError) else "disk_error"
+    if code is None:  # of Python's own: of its kinds only these two say something of the file
+        damaged = type(error) is sqlite3.DatabaseError or "Could not decode" in str(error)
+        return "damaged" if damaged else "disk_error"
     return _REASONS.get(code & 0xFF, "disk_error")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -10,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiomqtt
 import pytest
 import yaml
 
@@ -19,9 +21,13 @@ from streamexit.config.load import load_configuration
 from streamexit.engine.worker import Feed
 from streamexit.errors import OperationError, PipelineError
 from streamexit.models.pipeline import Pipeline
+from streamexit.planning.streams import PlannedStream
+from streamexit.roster import Roster
 from streamexit.runtime import Node
+from streamexit.sinks.mqtt import MqttSession
 from streamexit.sources.life import StreamState
 from streamexit.sources.sampling import Sampling
+from tests.conftest import Mosquitto
 
 TIME_LIMIT = 60
 
@@ -216,6 +222,40 @@ def sections(**sources: str) -> list[dict[str, Any]]:
 def rewrite(path: Path, **changes: Any) -> None:
     """Another content of some keys of the file."""
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
+
+
+@pytest.mark.broker
+def test_a_reload_that_changes_the_login_is_answered(
+    mosquitto: Mosquitto, toy_pipeline: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the connection that asked for it is gone by the time that streams have been opened."""
+    attach = Roster.attach
+
+    async def attach_late(roster: Roster, plan: PlannedStream) -> str:
+        while session().connected:  # noqa: ASYNC110 - it knows no event for that
+            await asyncio.sleep(0)
+        return await attach(roster, plan)
+
+    monkeypatch.setattr(Roster, "attach", attach_late)
+    path, mqtt = tmp_path / "node.yaml", {"url": mosquitto.url}
+    node = node_of(path, toy_pipeline, node={"id": "n"}, mqtt=mqtt, streams=sections(a=SOURCE))
+
+    def session() -> MqttSession:
+        assert node.session
+        return node.session
+
+    async def body() -> None:
+        async with alive(node), aiomqtt.Client("127.0.0.1", mosquitto.port) as client:
+            await session().attempted.wait()
+            await client.subscribe("streamexit/n/response/reload", qos=1)
+            login = {"username": "other", "password": "x"}
+            rewrite(path, mqtt={**mqtt, **login}, streams=sections(a=SOURCE, b=SOURCE))
+            await client.publish("streamexit/n/request/reload", "{}", qos=1)
+            answer = await anext(aiter(client.messages))
+            assert json.loads(answer.payload)["data"]["added"] == ["b"]
+            assert session().connections == 2
+
+    asyncio.run(body())
 
 
 def test_a_network_that_cannot_be_opened_leaves_every_stream_alone(

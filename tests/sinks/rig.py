@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 
 from streamexit.errors import SpoolError
@@ -59,10 +59,12 @@ class OddDisk(Spool):
             self.done.set()
             assert self.go_on.wait(LIMIT_SECONDS)
 
-    def append(self, results: Sequence[tuple[str, bytes]]) -> list[int]:
+    def append(
+        self, results: Sequence[tuple[str, bytes]], *, earlier: Collection[int] = ()
+    ) -> list[int]:
         """See `Spool`."""
         self._begin("append")
-        ids = super().append(results)
+        ids = super().append(results, earlier=earlier)
         self._answer("append")
         return ids
 

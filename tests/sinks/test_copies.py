@@ -12,7 +12,7 @@ from streamexit.sinks import delivery
 from streamexit.sinks.copies import KEEP_AFTER_SECONDS
 from streamexit.sinks.publication import DeliveryBooks, Publication
 from streamexit.sinks.spool import Spool
-from tests.sinks.rig import LIMIT_SECONDS, Rig, run
+from tests.sinks.rig import LIMIT_SECONDS, Rig, eventually, run
 
 
 def test_while_all_is_well_the_disk_is_not_touched(tmp_path: Path) -> None:
@@ -80,6 +80,57 @@ def test_a_spool_that_fails_is_said_and_replaced_by_memory(tmp_path: Path) -> No
         await rig.visit(seconds=module.AGAIN_SECONDS)
         assert rig.delivery.problem == ""
         assert rig.delivery.spooled[0] == 1
+        assert rig.books_balance
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_a_spool_that_nobody_needs_is_looked_at_as_often(tmp_path: Path) -> None:
+    """What is wrong with it is said once, and stands in the status until it is mended."""
+
+    async def body() -> None:
+        other = Spool(tmp_path / "spool.sqlite", max_bytes=1 << 20, max_age=1e6)
+        other.append([])
+        rig = Rig(tmp_path)
+        rig.delivery.connected()
+        for _ in range(20):
+            await rig.visit(seconds=module.AGAIN_SECONDS / 2)
+            assert "another process uses it" in rig.delivery.problem
+        assert len(rig.problems) == 1
+        other.close()
+        await rig.visit(seconds=module.AGAIN_SECONDS)
+        assert rig.delivery.problem == ""
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_a_disk_that_hangs_is_said_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was to be kept goes out as soon as there is a broker; and only once."""
+    monkeypatch.setattr(module, "SLOW_DISK_SECONDS", 0.0)
+
+    async def body() -> None:
+        rig = Rig(tmp_path)
+        rig.offer(1)
+        assert rig.spool
+        rig.spool.hold("append")
+        visit = asyncio.create_task(rig.visit())
+        assert await asyncio.to_thread(rig.spool.done.wait, LIMIT_SECONDS)
+        await eventually(lambda: bool(rig.delivery.problem))
+        assert "the disk does not answer" in rig.delivery.problem
+        rig.delivery.connected()
+        rig.send_all()
+        assert rig.got == [b"late:1"]
+        rig.spool.go_on.set()
+        await visit
+        assert rig.delivery.problem == ""
+        await rig.visit()
+        rig.send_all()
+        assert rig.got == [b"late:1"]
+        assert rig.delivery.spooled[0] == 0
         assert rig.books_balance
         await rig.delivery.close()
 
@@ -482,6 +533,33 @@ def test_losses_of_an_earlier_run_are_counted_apart(tmp_path: Path, how: str) ->
     run(body)
 
 
+def test_an_earlier_result_stays_one_over_damage_and_a_cut(tmp_path: Path) -> None:
+    """It was in memory when the file was damaged, and then had to be kept anew."""
+
+    async def body() -> None:
+        before = Rig(tmp_path)
+        before.offer(1, 2)
+        await before.delivery.close()
+        rig = Rig(tmp_path)
+        assert rig.spool
+        rig.delivery.connected()
+        await rig.visit()
+        rig.spool.damage()
+        await rig.visit(seconds=module.CHECK_SECONDS)
+        rig.delivery.disconnected()
+        rig.offer(3)
+        await rig.visit(seconds=module.AGAIN_SECONDS)
+        assert rig.spool.length == 3
+        rig.delivery.connected()
+        await rig.visit()
+        rig.send_all()
+        assert (rig.delivery.books.confirmed, rig.delivery.books.recovered) == (1, 2)
+        assert rig.books_balance
+        await rig.delivery.close()
+
+    run(body)
+
+
 def test_the_end_waits_for_a_copy_that_is_being_made(tmp_path: Path) -> None:
     """Else it would be made a second time, and the next run would send the result twice."""
 
@@ -619,7 +697,7 @@ class World:
             self.rig.spool.failing = ()
 
     async def damage(self) -> None:
-        """What nobody has read could not be counted."""
+        """To a file that is used; what nobody has read could not be counted."""
         await asyncio.gather(*self._visits)
         if self.rig.spool and self.rig.delivery.spooled[0]:
             self.rig.spool.damage()

@@ -172,7 +172,7 @@ def test_quality_of_service_0_is_kept_for_nobody(tmp_path: Path) -> None:
 
 
 def test_what_is_no_result_goes_first_and_is_not_kept(tmp_path: Path) -> None:
-    """Of a retained topic only the latest is sent."""
+    """Of a retained topic only the latest is sent, and passing messages only while there is a connection."""
 
     async def body() -> None:
         rig = Rig(tmp_path)
@@ -184,10 +184,75 @@ def test_what_is_no_result_goes_first_and_is_not_kept(tmp_path: Path) -> None:
             rig.delivery.send(Publication("t/s", payload, 1, "retained"))
         rig.send_all()
         assert rig.got == [b"new", b"reply", b"1"]
-        rig.delivery.send(Publication("t/r", b"lost", 1, "reply"))
+        rig.delivery.send(Publication("t/p", b"lost", 0, "passing"))
         rig.delivery.disconnected()
+        rig.delivery.send(Publication("t/p", b"lost", 0, "passing"))
         await rig.visit()
+        rig.delivery.connected()
+        assert rig.take() is None
         assert rig.delivery.kept == 0
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_a_reply_waits_for_the_next_connection_for_a_while() -> None:
+    """A command may change the login, and others take longer than a connection lasts."""
+
+    async def body() -> None:
+        rig = Rig(None)
+        rig.delivery.connected()
+        rig.delivery.send(Publication("t/r", b"under way", 1, "reply"))
+        assert rig.take()  # it may have arrived; or the broker breaks the connection for it
+        rig.delivery.send(Publication("t/r", b"before", 1, "reply"))
+        rig.delivery.disconnected()
+        rig.now += module.REPLY_SECONDS - 1
+        rig.delivery.send(Publication("t/r", b"meanwhile", 1, "reply"))
+        rig.now += 2
+        rig.delivery.connected()
+        rig.send_all()
+        assert rig.got == [b"meanwhile"]
+        rig.delivery.send(Publication("t/r", b"soon", 1, "reply"))
+        rig.delivery.disconnected()
+        rig.delivery.connected()
+        rig.send_all()
+        assert rig.got == [b"meanwhile", b"soon"]
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_at_the_end_only_the_present_is_sent(tmp_path: Path) -> None:
+    """What is in the spool already need not hold up the end."""
+
+    async def body() -> None:
+        rig = Rig(tmp_path)
+        rig.offer(1, 2)
+        await rig.visit()
+        rig.delivery.connected()
+        await rig.visit(seconds=0)
+        rig.delivery.hold_late()
+        rig.offer(3)
+        rig.send_all()
+        assert rig.got == [b"3"]
+        assert (rig.delivery.backlog, rig.delivery.kept) == (0, 2)
+        await rig.delivery.close()
+
+    run(body)
+
+
+def test_what_the_broker_has_not_confirmed_is_known(tmp_path: Path) -> None:
+    """Results only: live ones that wait, and all that are under way."""
+
+    async def body() -> None:
+        rig = Rig(tmp_path)
+        rig.delivery.connected()
+        rig.delivery.send(Publication("t/s", b"", 1, "retained"))
+        assert rig.delivery.unconfirmed == 0
+        rig.offer(1, 2)
+        assert rig.take()
+        assert rig.take()
+        assert (rig.delivery.unconfirmed, rig.delivery.backlog) == (2, 3)
         await rig.delivery.close()
 
     run(body)
@@ -306,6 +371,12 @@ def test_of_replies_that_nobody_takes_the_latest_stay(monkeypatch: pytest.Monkey
         for _ in range(module.URGENT + 2):
             rig.delivery.send(Publication("t/r", b"", 1, "passing"))
         assert rig.delivery.backlog == module.URGENT
+        rig.send_all()
+        rig.got.clear()
+        for payload in (b"small", b"larger than all that may wait"):
+            rig.delivery.send(Publication("t/r", payload, 1, "reply"))
+        rig.send_all()
+        assert rig.got == [b"larger than all that may wait"]
         await rig.delivery.close()
 
     run(body)

@@ -19,8 +19,12 @@ class Clock:
     """Unix time, moved by hand."""
 
     now = 1_000_000.0
+    wrong = 0.0
 
     def __call__(self) -> float:
+        return self.now + self.wrong
+
+    def steady(self) -> float:
         return self.now
 
 
@@ -39,7 +43,9 @@ def make(tmp_path: Path, clock: Clock) -> Iterator[MakeSpool]:
     made: list[Spool] = []
 
     def make_one(*, max_bytes: int = 1 << 20, path: Path = tmp_path / "spool.sqlite") -> Spool:
-        made.append(Spool(path, max_bytes=max_bytes, max_age=DAY, wall_clock=clock))
+        made.append(
+            Spool(path, max_bytes=max_bytes, max_age=DAY, wall_clock=clock, clock=clock.steady)
+        )
         return made[-1]
 
     yield make_one
@@ -184,12 +190,66 @@ def test_what_was_let_go_of_is_told_once_and_stays_gone(make: MakeSpool, clock: 
 
 
 def test_a_clock_that_is_set_back_costs_nothing(make: MakeSpool, clock: Clock) -> None:
-    """Machines without a battery begin in the past."""
+    """And results grow as old as before."""
     spool = make()
     spool.append(results(1))
-    clock.now -= 10 * DAY
+    clock.wrong -= 10 * DAY
     spool.append(results(2))
     assert payloads(spool) == [1, 2]
+    clock.now += DAY + 1
+    spool.check()
+    assert payloads(spool) == []
+
+
+def test_a_clock_that_is_set_forward_costs_nothing(make: MakeSpool, clock: Clock) -> None:
+    """Machines without a battery begin in the past, and learn the time when the network is back."""
+    before = make()
+    before.append(results(1))
+    before.close()
+    clock.now += DAY / 2
+    spool = make()
+    spool.append(results(2))
+    clock.wrong += 2 * DAY
+    spool.check()
+    assert payloads(spool) == [2]  # how old the other one is the clock alone can tell
+    clock.now += DAY - 1
+    spool.append(results(3))
+    assert payloads(spool) == [2, 3]
+    clock.now += 2
+    spool.check()
+    assert payloads(spool) == [3]
+
+
+def test_what_cannot_be_let_go_of_keeps_nothing_out(
+    make: MakeSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results that are in the file are kept, whatever comes after; to say otherwise would store them twice."""
+    size = len("t/a") + 1 + ROW_BYTES
+    spool = make(max_bytes=2 * size)
+
+    def fails(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(spool, "_drop", fails)
+        assert len(spool.append(results(1, 2, 3))) == 3
+        with pytest.raises(SpoolError):
+            spool.check()
+    spool.check()
+    assert payloads(spool) == [2, 3]
+
+
+def test_an_earlier_result_stays_one(make: MakeSpool) -> None:
+    """Also when it has to be kept anew."""
+    before = make()
+    before.append(results(1))
+    before.close()
+    spool = make()
+    spool.remove([kept.id for kept in spool.read(after=0, limit=9)])
+    spool.append(results(2, 1), earlier=[1])
+    assert [kept.earlier for kept in spool.read(after=0, limit=9)] == [False, True]
+    spool._put_aside()
+    assert sorted(gone.earlier for gone in spool.take_gone()) == [False, True]
 
 
 @pytest.mark.parametrize("damage", ["nonsense", "middle"])
