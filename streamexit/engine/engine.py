@@ -19,11 +19,11 @@ from streamexit.metrics import StreamCounters
 from streamexit.tasks.readout import Task
 
 Wait = Literal["always", "unless_busy", "when_full"]
-"""For a batch in flight: always; unless it still runs and the device has room for another; or, whatever
-runs, only when the device has as many as it takes, which does not depend on how fast it is."""
+"""For a batch in flight: always; unless all still run and the device, or another network, has something to
+do; or, whatever runs, only when the device has as many as it takes, which does not depend on how fast it is."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Flight:
     """A batch on the device."""
 
@@ -118,7 +118,7 @@ class Engine:
 
         Args:
             flush: Run batches that are not due, too.
-            wait: When to wait for the oldest batch in flight.
+            wait: When to wait for a batch in flight.
 
         Returns:
             Whether anything was done.
@@ -127,21 +127,15 @@ class Engine:
         while (lane := self._next_lane(flush=flush)) is not None:
             self._submit(lane, flush=flush)
             worked = True
-        if not self._in_flight:
+        flight = self._next_flight(wait)
+        if flight is None:
             return worked
-        oldest = self._in_flight[0]
-        if not (
-            wait == "always"
-            or self._full(oldest.lane)
-            or (wait == "unless_busy" and oldest.pending.done)
-        ):
-            return worked
-        result = oldest.pending.result()
-        self._in_flight.popleft()
+        result = flight.pending.result()
+        self._in_flight.remove(flight)
         now = self._clock()
         self.busy_seconds += now - self._busy_since
         self._busy_since = now
-        self._decide(oldest.lane, oldest.batch, result)
+        self._decide(flight.lane, flight.batch, result)
         return True
 
     @property
@@ -217,6 +211,18 @@ class Engine:
 
     def _full(self, lane: PipelineLane) -> bool:
         return len(self._in_flight) >= lane.depth
+
+    def _next_flight(self, wait: Wait) -> _Flight | None:
+        """The batch whose result is taken now; it may still run."""
+        if not self._in_flight:
+            return None
+        oldest = self._in_flight[0]
+        if wait == "unless_busy":
+            if done := next((f for f in self._in_flight if f.pending.done), None):
+                return done
+            if len(self._lanes) > 1:  # to wait for one network would hold up the others
+                return None
+        return oldest if wait == "always" or self._full(oldest.lane) else None
 
     def _submit(self, lane: PipelineLane, *, flush: bool) -> None:
         batch = lane.batcher.next_batch(self._clock(), flush=flush)

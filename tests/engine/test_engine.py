@@ -307,29 +307,52 @@ def test_lane_takes_no_more_than_it_has_room_for() -> None:
     assert rig.lane.has_room
 
 
+def admit_to_another(rig: Rig, backend: ScriptedBackend, count: int) -> None:
+    """Frames of a stream "dear", whose network has one dear stage."""
+    lane = PipelineLane(backend, rig.lane.task, CostTable("gflops", (40.0,)))
+    table = ThresholdTable((1.0,), (), (), ())
+    stream = rig.engine.add_stream(
+        "dear", lane, BudgetController(table, Terms(1.0)), StreamCounters(), max_wait=1.0
+    )
+    for i in range(count):
+        stream.counters.seen()
+        frame = Frame(FrameInfo("dear", i, 0.0, 0.0), np.array([[[99, 99, 99]]], np.uint8))
+        rig.engine.admit(stream, frame)
+
+
 def test_pipelines_share_the_device_by_cost() -> None:
     """A stream with a cheap network gets its batches in between, not behind, those of a dear one."""
     rig = Rig(ScriptedBackend(sizes=(1, 1, 1)))
     order: list[str] = []
-    dear = PipelineLane(
-        ScriptedBackend(sizes=(1,), num_stages=1, on_submit=lambda: order.append("dear")),
-        rig.lane.task,
-        CostTable("gflops", (40.0,)),
-    )
     rig.backend.on_submit = lambda: order.append("cheap")
-    table = ThresholdTable((1.0,), (), (), ())
-    stream = rig.engine.add_stream(
-        "dear", dear, BudgetController(table, Terms(1.0)), StreamCounters(), max_wait=1.0
-    )
-    for i in range(5):
-        stream.counters.seen()
-        frame = Frame(FrameInfo("dear", i, 0.0, 0.0), np.array([[[99, 99, 99]]], np.uint8))
-        rig.engine.admit(stream, frame)
+    dear = ScriptedBackend(sizes=(1,), num_stages=1, on_submit=lambda: order.append("dear"))
+    admit_to_another(rig, dear, 5)
     for _ in range(20):
         rig.admit("cheap", SURE)
     rig.run(flush=True)
     assert order.count("cheap") == 20
     assert order[:21].count("dear") == 1
+
+
+def test_a_slow_network_holds_no_other_up() -> None:
+    """What is done is taken first; and while others may come, nobody waits for a batch that still runs."""
+    rig = Rig(ScriptedBackend(sizes=(1, 1, 1), depth=2))
+    dear = ScriptedBackend(sizes=(1,), num_stages=1, depth=2, ready=False)
+    admit_to_another(rig, dear, 2)
+    rig.admit("cheap", SURE)
+    while rig.engine.step(flush=True, wait="unless_busy"):
+        pass
+    assert [r.frame.stream_id for r in rig.delivered] == ["cheap"]
+    rig.admit("cheap", SURE)
+    rig.admit("cheap", SURE)
+    while rig.engine.step(flush=True, wait="unless_busy"):
+        pass
+    assert rig.engine.in_flight == 2
+    dear.ready = True
+    while rig.engine.step(flush=True, wait="unless_busy"):
+        pass
+    assert sorted(r.frame.stream_id for r in rig.delivered) == ["cheap"] * 3 + ["dear"] * 2
+    rig.engine.check_integrity()
 
 
 @pytest.mark.parametrize("size", [1, 5, 64])
