@@ -1,4 +1,4 @@
-"""Two minutes of random troubles, half a minute of damaged recordings; hours are run by hand."""
+"""A minute of random troubles, a quarter of one of damaged recordings; hours are run by hand."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ MIB = 1 << 20
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("rtsp_server")
-def test_two_minutes_of_troubles(mosquitto: Mosquitto, toy_pipeline: Path, tmp_path: Path) -> None:
+def test_a_minute_of_troubles(mosquitto: Mosquitto, toy_pipeline: Path, tmp_path: Path) -> None:
     """Every camera comes back from every fault; no frame is lost in silence; nothing grows."""
-    report = soak(
-        tmp_path, mosquitto.url, toy_pipeline, 120.0, rest=(1.0, 5.0), longest=6.0, seed=3
-    )
+    report = soak(tmp_path, mosquitto.url, toy_pipeline, 60.0, rest=(1.0, 5.0), longest=6.0, seed=3)
     assert report.lost == 0
-    assert sum(report.suffered.values()) > 30
+    assert sum(report.suffered.values()) > 15
     assert "Traceback" not in report.stderr
     first, last = report.resources[0], report.resources[-1]
     assert last["threads"] <= first["threads"] + 4  # those that are being given up just then
