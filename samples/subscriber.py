@@ -10,21 +10,21 @@ import sys
 
 import aiomqtt
 
-RESULTS = "streamexit/+/stream/+/result"
-
 
 async def main(host: str = "127.0.0.1", port: str = "1883") -> None:
     user, password = (
         os.environ.get(f"STREAMEXIT_MQTT_{name}") for name in ("USERNAME", "PASSWORD")
     )
     async with aiomqtt.Client(host, int(port), username=user, password=password) as client:
-        await client.subscribe(RESULTS, qos=1)
+        await client.subscribe("streamexit/+/stream/+/result", qos=1)
         async for message in client.messages:
-            if message.topic.matches(RESULTS):  # some brokers send more than was asked for
-                result = json.loads(message.payload)
-                answer = result["answer"]  # of a classification or of a segmentation network
-                what = answer.get("label") or "/".join(answer["dominant"])
-                print(result["stream"], what, result["exit"], flush=True)
+            result = json.loads(message.payload)
+            answer = result["answer"]  # of a classification or of a segmentation network
+            what = answer.get("label") or "/".join(answer["dominant"])
+            print(result["stream"], what, result["exit"], flush=True)
 
 
-asyncio.run(main(*sys.argv[1:]))
+try:
+    asyncio.run(main(*sys.argv[1:]))
+except aiomqtt.MqttError as error:  # nobody there, a wrong password, ...
+    sys.exit(f"the broker: {error}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import asdict, dataclass, field
 
 from streamexit.budget.status import BudgetStatus
@@ -35,6 +35,9 @@ AVAILABILITY = {
     "error": "error",
 }
 """Stream state -> payload of its availability topic."""
+
+FPS_TICKS = 11
+"""Of half a second, over which frames per second are counted."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,8 @@ class AttachedStream:
         encode: Makes its result messages.
         state: Latest from the reader.
         since: Unix time of that change.
-        fps: Answers per second over the last tick.
+        before_stop: Latest but for "stopped", which the end of the node makes of all.
+        fps: Answers per second over the last ticks: frames often come in bursts.
         last_label: Latest answer.
         last_result_at: Unix time of it.
         decoder: Of the latest answer's frame.
@@ -105,6 +109,7 @@ class AttachedStream:
     thinning: Thinning
     state: StreamState = field(default_factory=lambda: StreamState("connecting"))
     since: float = 0.0
+    before_stop: StreamState = field(default_factory=lambda: StreamState("connecting"))
     fps: float = 0.0
     last_label: str = ""
     last_result_at: float | None = None
@@ -116,7 +121,7 @@ class AttachedStream:
     look: Look | None = None
     latencies: Histogram = field(default_factory=Histogram)
     added: bool = False
-    _ticked: tuple[float, int] = (0.0, 0)
+    _ticks: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=FPS_TICKS))
 
     @property
     def id(self) -> str:
@@ -142,16 +147,18 @@ class AttachedStream:
         self.reader.tick()
 
     def tick(self, now: float) -> None:
-        """Measure the frame rate since the last tick."""
-        then, answered = self._ticked
-        if then and now > then:
+        """Measure the frame rate over the last ticks."""
+        self._ticks.append((now, self.counters.answered))
+        then, answered = self._ticks[0]
+        if now > then:
             self.fps = (self.counters.answered - answered) / (now - then)
-        self._ticked = (now, self.counters.answered)
 
     def change_state(self, state: StreamState, now: float) -> None:
         """Take over what the reader says."""
         self.state = state
         self.since = now
+        if state.reason != "stopped":
+            self.before_stop = state
 
     def note(self, record: ExitRecord, now: float) -> bool:
         """Take account of an answer; whether it differs from the one before."""

@@ -111,7 +111,6 @@ COMMAND_SWAPS = (
     Swap(r"^mosquitto_pub -u", "mosquitto_pub -p {secured} -u", OWN_PORT),
     Swap(r"127\.0\.0\.1:8420", "127.0.0.1:{http}", OWN_PORT),
     Swap(r"127\.0\.0\.1:(5000|1935)", "127.0.0.1:{sender}", OWN_PORT),
-    Swap(r"^CAMERA_PASSWORD=\.\.\.", "CAMERA_PASSWORD=secret", "a password is meant"),
     Swap(r"\bPIPELINE$", CIFAR, "a pipeline is meant"),
     Swap(r"\bcheck FILE$", "check gate.yaml", "a configuration is meant"),
     Swap(r"\bdoctor (node\.yaml|your\.yaml|FILE)$", "doctor gate.yaml", "other names for it"),
@@ -359,7 +358,7 @@ def running(command: str, desk: Path, folder: Path) -> Iterator[Live]:
             assert "Summary" in said
 
 
-RUN = "CAMERA_PASSWORD=... streamexit run gate.yaml"
+RUN = "streamexit run gate.yaml"
 RUN_QUICK = "streamexit run quick.yaml"
 
 

@@ -59,11 +59,20 @@ def train_pipeline(
     data: Path | None,
     device: str,
     epochs: int | None,
+    on_begin: Callable[[str], None] = lambda sentence: None,
     on_epoch: Callable[[EpochReport], None],
 ) -> dict[str, Any]:
     """Train by a recipe and write the pipeline into the recipe's folder.
 
     Policies that were fitted to an earlier network of the folder are no longer named in it.
+
+    Args:
+        recipe_file: A train.yaml.
+        data: Instead of the recipe's root.
+        device: Where to.
+        epochs: Instead of the recipe's.
+        on_begin: Called with a sentence: what the pictures are used for.
+        on_epoch: Called after each.
 
     Returns:
         What was done and reached, as also written to `training.json`.
@@ -87,6 +96,8 @@ def train_pipeline(
     task = build_task(recipe.task, pictures.classes, preprocessing)
     _check_fit(document, network, task, pictures)
     folder = recipe_file.parent
+    aside = f"{size} for the exit policies, " if size else ""
+    on_begin(f"{len(pictures.labels)} pictures to train on, {aside}{len(test.labels)} to judge by")
     Trainer(
         network,
         task,

@@ -36,7 +36,14 @@ def train(
             err=json,
         )
 
-    report = train_pipeline(recipe, data=data, device=device, epochs=epochs, on_epoch=on_epoch)
+    report = train_pipeline(
+        recipe,
+        data=data,
+        device=device,
+        epochs=epochs,
+        on_begin=lambda sentence: typer.echo(sentence, err=json),
+        on_epoch=on_epoch,
+    )
     _say(report, json, _training_summary(report, recipe.parent))
 
 

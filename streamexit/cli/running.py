@@ -145,13 +145,20 @@ def _headline(node: Node) -> str:
 
 def summary_table(node: Node, received: dict[str, int] | None = None) -> RenderableType:
     """What every stream did."""
-    columns = ["stream", ">frames", ">answered", ">dropped", ">cost", ">budget", "exit shares"]
-    columns.append("agreement")
+    columns = ["stream", "state", ">frames", ">answered", ">dropped", ">cost", ">budget"]
+    columns += ["exit shares", "agreement"]
     table = plain_table(*columns, *([">received"] if received is not None else []))
     table.title, table.title_justify = "Summary", "left"
+    if node.delivery and node.delivery.kept:
+        table.caption = (
+            f"{node.delivery.kept} results wait for the broker; the next start sends them."
+        )
+        table.caption_justify = "left"
     for name, report in summary(node)["streams"].items():
+        last = node.streams[name].before_stop
         row = [
             name,
+            " ".join(filter(None, (last.state, last.reason))),
             str(report["frames"]),
             str(report["answered"]),
             drops_in_words(report["dropped"]),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json as jsonlib
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 import typer
 
 DEFAULT_TOPIC = "streamexit/+/stream/+/result"
+
+SILENCE_SECONDS = 5.0
+"""After which it is said that nothing has come."""
 
 
 def watch(
@@ -39,15 +43,21 @@ def watch(
     messages: list[dict[str, Any]] = []
 
     async def follow() -> None:
+        loop = asyncio.get_running_loop()
+        hint = f"nothing under {topic} yet; does a node run, and is its prefix this one?"
+        silence = loop.call_later(SILENCE_SECONDS, functools.partial(typer.echo, hint, err=True))
         stream = subscribe(address, topic)
-        task = asyncio.ensure_future(_print_all(stream, count, messages, quiet=json))
+        task = asyncio.ensure_future(
+            _print_all(stream, count, messages, quiet=json, on_message=silence.cancel)
+        )
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+            loop.add_signal_handler(number, task.cancel)
         try:
             await task
         except asyncio.CancelledError:
             pass
         finally:
+            silence.cancel()
             await stream.aclose()
 
     asyncio.run(follow())
@@ -61,8 +71,10 @@ async def _print_all(
     messages: list[dict[str, Any]],
     *,
     quiet: bool,
+    on_message: Callable[[], None],
 ) -> None:
     async for topic, payload, retained in stream:
+        on_message()
         content = _decode(payload)
         messages.append({"topic": topic, "retained": retained, "payload": content})
         if not quiet:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from streamexit.errors import ConfigurationError
 
@@ -32,6 +32,7 @@ class EmbeddedBroker:
                 "plugins": {"amqtt.plugins.authentication.AnonymousAuthPlugin": {}},
             }
         )
+        _tell_subscribers_only(self._broker)
 
     async def __aenter__(self) -> Self:
         await self._broker.start()
@@ -44,6 +45,18 @@ class EmbeddedBroker:
         traceback: TracebackType | None,
     ) -> None:
         await self._broker.shutdown()
+
+
+def _tell_subscribers_only(broker: Any) -> None:
+    """A client that connects gets from amqtt all retained messages that anybody subscribes to: no longer."""
+    send = broker._publish_retained_messages_for_subscription
+
+    async def send_to_subscribers(subscription: tuple[str, int], session: Any) -> None:
+        subscribers = broker._subscriptions.get(subscription[0], ())
+        if any(one.client_id == session.client_id for one, _ in subscribers):
+            await send(subscription, session)
+
+    broker._publish_retained_messages_for_subscription = send_to_subscribers
 
 
 def _free_port() -> int:

@@ -63,8 +63,6 @@ async def subscribe(address: BrokerAddress, topic: str) -> AsyncGenerator[tuple[
             async with visitor(address, protocol) as client:
                 await subscribe_as_visitor(client, topic, address)
                 async for message in client.messages:
-                    if not message.topic.matches(topic):  # amqtt sends others' retained messages
-                        continue
                     yield str(message.topic), bytes(message.payload), message.retain
         except ConnectionLost as error:
             if protocol is V5 and version_fault(error):

@@ -188,12 +188,10 @@ def translated(address: Address, error: FFmpegError) -> SourceError:
     for kinds, reason, meaning in _MEANINGS:
         if isinstance(error, kinds):
             return SourceError(f"{address}: {meaning}", reason=reason)
-    number = error.errno
-    if number in (errno.EHOSTUNREACH, errno.ENETUNREACH):
-        return SourceError(
-            f"{address}: no route to the host; check address and network", reason="unreachable"
-        )
-    if address.kind == "udp" and number == errno.EIO:
+    if error.errno in _NUMBERS:
+        reason, meaning = _NUMBERS[error.errno]
+        return SourceError(f"{address}: {meaning}", reason=reason)
+    if address.kind == "udp" and error.errno == errno.EIO:
         return SourceError(
             f"{address}: nothing came in time; check that somebody sends", reason="timeout"
         )
@@ -223,3 +221,14 @@ _MEANINGS: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
     ((InvalidDataError,), "invalid_data", "not a video, or damaged (invalid data found)"),
     ((LookupError,), "unsupported_codec", "FFmpeg has no decoder for it; choose another codec"),
 )
+
+_NO_ROUTE = "unreachable", "no route to the host; check address and network"
+_NUMBERS = {
+    errno.EHOSTUNREACH: _NO_ROUTE,
+    errno.ENETUNREACH: _NO_ROUTE,
+    errno.EADDRINUSE: (
+        "refused",
+        "somebody listens at that port already; give each stream a port of its own, and look for another "
+        "node that runs",
+    ),
+}

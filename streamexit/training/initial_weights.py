@@ -99,9 +99,18 @@ def _uncut(spec: dict[str, Any]) -> tuple[str, str]:
 def _read(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".safetensors":
         return load_file(file)
-    state = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:  # PyTorch's own words recommend to run what is in there
+        raise RuntimeError("holds more than tensors; save model.state_dict() alone") from error
     if not isinstance(state, dict):
         raise RuntimeError(f"holds a {type(state).__name__}, not a state_dict()")
+    for key, value in state.items():
+        if not isinstance(value, Tensor):
+            raise RuntimeError(
+                f"has a {type(value).__name__} under {key!r}, not a tensor; of a checkpoint, save the "
+                "state_dict alone"
+            )
     return state
 
 

@@ -207,6 +207,16 @@ def test_watch_prints_results(
     assert all("exit " in line and "gflops" in line for line in lines)
 
 
+def test_watch_says_that_nothing_comes(mosquitto: Mosquitto) -> None:
+    """A node with another prefix, or none at all, looks the same from there."""
+    command = [sys.executable, "-m", "streamexit", "watch", "--url", mosquitto.url]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as watch:
+        assert watch.stderr
+        assert "nothing under streamexit/+/stream/+/result yet" in watch.stderr.readline()
+        watch.send_signal(signal.SIGINT)
+        assert watch.wait(TIME_LIMIT) == 0
+
+
 def test_sample_subscriber(
     mosquitto: Mosquitto, toy_pipeline: Path, make_clip: MakeClip, tmp_path: Path
 ) -> None:

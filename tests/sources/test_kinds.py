@@ -269,6 +269,16 @@ def test_mpeg_ts_over_udp() -> None:
     assert rising(pictures)
 
 
+def test_a_port_that_is_taken_is_said_to_be() -> None:
+    """By another stream, or by a node that was forgotten."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with pytest.raises(SourceError, match="somebody listens at that port already") as caught:
+            some(source(f"udp://127.0.0.1:{port}"), 1)
+    assert caught.value.reason == "refused"
+
+
 def test_rtmp() -> None:
     """A sender that is connected to."""
     port = free_port()

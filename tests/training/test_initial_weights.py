@@ -118,6 +118,11 @@ def test_a_published_classifier_gets_other_classes(
         (None, "No such file"),
         ({"x": torch.zeros(1)}, "Missing key"),
         ([torch.zeros(1)], "holds a list, not a state_dict"),
+        (
+            {"state_dict": {"x": torch.zeros(1)}},
+            "'state_dict', not a tensor; of a checkpoint, save",
+        ),
+        (torch.nn.Linear(1, 1), r"save model.state_dict\(\) alone"),
     ],
 )
 def test_a_file_that_does_not_fit_is_named(tmp_path: Path, content: Any, expected: str) -> None:

@@ -103,6 +103,9 @@ def test_commands_say_what_was_reached_and_what_comes_next(tmp_path: Path, archi
     recipe = write_recipe(tmp_path / "p", archives)
     trained = CliRunner().invoke(app, ["train", str(recipe), "--epochs", "1"])
     assert trained.exit_code == 0, trained.output
+    assert trained.stdout.startswith(
+        "1700 pictures to train on, 300 for the exit policies, 1000 to judge by\n"
+    )
     assert "small: trained on 1700 pictures, judged on 1000 others:" in trained.stdout
     rows = [line.split() for line in trained.stdout.splitlines()]
     report = json.loads((tmp_path / "p" / "training.json").read_text())
