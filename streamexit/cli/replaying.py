@@ -65,12 +65,16 @@ def replay(
     from streamexit.models.pipeline import load_pipeline
     from streamexit.models.shipped import find_pipeline
     from streamexit.playback import Replay
-    from streamexit.recordings import open_recordings, stream_ids
+    from streamexit.recordings import open_recordings, spare_sources, stream_ids
     from streamexit.scheduling.policy import load_policy
 
     amount = Budget.parse(budget)
     names = ["joined"] if join else stream_ids(sources)
-    drawings = _video_files(video, names, sources, amount) if video else {}
+    drawings = _video_files(video, names, amount) if video else {}
+    _keep_apart(out, drawings)
+    for option, file in [("--out", out), *(("--video", file) for file in drawings.values())]:
+        if file:
+            spare_sources(option, file, sources)
     loaded = load_pipeline(find_pipeline(pipeline))
     encode = _encoder(loaded, mask, out)
     run = Replay(
@@ -142,20 +146,21 @@ def _encoder(
     )
 
 
-def _video_files(
-    path: Path, names: list[str], sources: list[str], budget: Budget
-) -> dict[str, Path]:
-    """Stream id -> the file that its pictures go to; never one of the sources."""
+def _video_files(path: Path, names: list[str], budget: Budget) -> dict[str, Path]:
+    """Stream id -> the file that its pictures go to."""
     from streamexit.errors import InputError
 
     if budget.per_second:
         raise InputError("--video: shows budgets per frame; give fraction or gflops_per_frame")
     several = len(names) > 1
-    files = {n: path.with_stem(f"{path.stem}-{n}") if several else path for n in names}
-    for file in files.values():
-        if file.resolve() in {Path(text).resolve() for text in sources}:
-            raise InputError(f"--video: {file} is one of the sources and would be overwritten")
-    return files
+    return {n: path.with_stem(f"{path.stem}-{n}") if several else path for n in names}
+
+
+def _keep_apart(out: Path | None, drawings: dict[str, Path]) -> None:
+    from streamexit.errors import InputError
+
+    if out and out.resolve() in {file.resolve() for file in drawings.values()}:
+        raise InputError(f"--out: {out} is what --video writes, too; name another file")
 
 
 def _open_videos(

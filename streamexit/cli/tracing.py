@@ -52,7 +52,7 @@ def record(
 
     loaded = load_pipeline(find_pipeline(pipeline))
     dropped: list[str] = []
-    recording = _open(loaded, data, root, kind, dropped)
+    recording = _open(loaded, data, root, kind, out, dropped)
     trace = record_trace(loaded, recording, out, device=pick_device(device))
     _report(trace, json, dropped=len(dropped))
 
@@ -114,21 +114,20 @@ def _open(
     data: list[str],
     root: Path | None,
     kind: Kind | None,
+    out: Path,
     dropped: list[str],
 ) -> Recording:
     from streamexit.calibration.record import PARTS, record_part, record_sources
     from streamexit.errors import InputError
-    from streamexit.recordings import stream_ids
-    from streamexit.sources.opening import open_source
+    from streamexit.recordings import open_recordings, spare_sources
 
     if len(data) == 1 and data[0] in PARTS:
         return record_part(pipeline, data[0], root, kind=kind)
     if root is not None:
         raise InputError(f"--data: belongs to {', '.join(PARTS)}; {data[0]!r} is none of them")
-    preprocessing = pipeline.network.preprocessing
-    opened = [open_source(d, preprocessing=preprocessing, labels=pipeline.labels) for d in data]
+    spare_sources("--out", out, data)
     return record_sources(
-        dict(zip(stream_ids(data), opened, strict=True)),
+        open_recordings(data, pipeline),
         kind=kind or ("images" if all(d.startswith("images:") for d in data) else "stream"),
         data=", ".join(data),
         on_drop=dropped.append,

@@ -94,15 +94,52 @@ def test_videos_are_drawn_beside_unchanged_results(
             assert len(list(container.decode(video=0))) == count
 
 
-def test_a_source_is_not_drawn_over(toy_pipeline: Path, make_clip: MakeClip) -> None:
-    """A --video that is one of the sources is refused, and the recording stays."""
+@pytest.mark.parametrize("option", ["--video", "--out"])
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_a_source_is_not_written_over(
+    toy_pipeline: Path, make_clip: MakeClip, option: str, form: str
+) -> None:
+    """What would be written over one of the sources is refused, and the recording stays."""
     clip = make_clip("one.mp4", frames=10)
     before = clip.read_bytes()
-    options = ("--pipeline", toy_pipeline, "--budget", "fraction=0.7", "--video", clip)
-    done = called("replay", clip, *options)
+    budget = ("--pipeline", toy_pipeline, "--budget", "fraction=0.7")
+    done = called("replay", form.format(clip), *budget, option, clip)
+    assert done.exit_code == 2
+    assert f"{option}: {clip} is one of the sources" in done.stderr
+    assert clip.read_bytes() == before
+
+
+def test_a_source_is_not_recorded_over(toy_pipeline: Path, make_clip: MakeClip) -> None:
+    """Under another name neither: a hard link is the same file."""
+    clip = make_clip("one.mp4", frames=10)
+    link = clip.with_name("two.mp4")
+    link.hardlink_to(clip)
+    done = called("record", toy_pipeline, clip, "--out", link)
     assert done.exit_code == 2
     assert "is one of the sources" in done.stderr
-    assert clip.read_bytes() == before
+    assert link.samefile(clip)
+
+
+def test_results_and_pictures_go_to_two_files(toy_pipeline: Path, tmp_path: Path) -> None:
+    """--out and --video that name one file are refused."""
+    both = tmp_path / "both.mp4"
+    budget = ("--pipeline", toy_pipeline, "--budget", "fraction=0.7")
+    done = called("replay", "synthetic:frames=5", *budget, "--out", both, "--video", both)
+    assert done.exit_code == 2
+    assert "is what --video writes, too" in done.stderr
+    assert not both.exists()
+
+
+def test_watched_folders_are_no_recordings(toy_pipeline: Path, tmp_path: Path) -> None:
+    """Nothing waits for the end of a folder that has none."""
+    watched, budget = f"watch:{tmp_path}", ("--pipeline", toy_pipeline, "--budget", "fraction=0.7")
+    for command in (
+        ("replay", watched, *budget),
+        ("record", toy_pipeline, watched, "--out", tmp_path / "trace.npz"),
+    ):
+        done = called(*command)
+        assert done.exit_code == 2
+        assert "a watched folder has no end" in done.stderr
 
 
 def test_replay_for_people(toy_pipeline: Path, make_clip: MakeClip) -> None:
