@@ -16,13 +16,15 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from streamexit.errors import InputError
-from streamexit.redact import redact, redact_address
+from streamexit.redact import SHORTEST_SECRET, hide, redact, redact_address, says_secret
 
 Model = TypeVar("Model", bound=BaseModel)
 KeyPath = tuple[str | int, ...]
 
-SHORTEST_SECRET = 4
-"""Characters; what is shorter would be found inside of words, too."""
+SECRET_KEYS = frozenset({"username", "password", "token", "key_password"})
+"""What ${VARIABLES} stand for there is hidden everywhere."""
+
+_MARK = "\N{REPLACEMENT CHARACTER}"
 
 _TEXT = "tag:yaml.org,2002:str"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -66,7 +68,8 @@ def load_document(path: Path, model: type[Model], *, error: type[InputError]) ->
     """Read, substitute ${VARIABLES} from the environment or the file's `secrets`, and validate.
 
     In the credentials of a URL (`scheme://user:${VARIABLE}@host`) the value is percent-encoded (RFC 3986,
-    section 3.2.1), so that any password may be used as it is.
+    section 3.2.1), so that any password may be used as it is. What is secret is hidden from now on, see
+    `redact`.
 
     Args:
         path: A YAML file.
@@ -96,6 +99,8 @@ def load_document(path: Path, model: type[Model], *, error: type[InputError]) ->
         problems = [_explain(path, reader.lines, model, e) for e in cause.errors()]
         message = "\n".join(dict.fromkeys(problems))
         raise error(_as_written(message, reader.variables)) from cause
+    finally:
+        hide(reader.secrets)  # only now, so that the message says their names
     return Document(path, value, reader.lines, reader.written, variables=reader.variables)
 
 
@@ -109,6 +114,7 @@ class _Reader:
         self._secrets = secrets
         self.written: dict[KeyPath, str] = {}
         self.variables: dict[str, str] = {}
+        self.secrets: list[str] = []
         self._error = error
         self.lines: dict[KeyPath, int] = {}
         self._open: list[yaml.Node] = []
@@ -158,7 +164,8 @@ class _Reader:
     def _substitute(self, text: str, at: KeyPath) -> str:
         def value_of(match: re.Match[str]) -> str:
             name = match.group(1)
-            value = os.environ.get(name, self._secrets(name))
+            kept = self._secrets(name)
+            value = os.environ.get(name, kept)
             if value is None:
                 raise self._error(
                     f"{_where(self._path, self.lines, at)}: the environment variable {name} "
@@ -169,9 +176,18 @@ class _Reader:
             in_credentials = 0 <= begin < match.start() < end
             quoted = quote(value, safe="")
             self.variables |= {value: match[0], quoted: match[0]}
+            if value == kept or _is_secret(match, at):
+                self.secrets += (value, quoted)
             return quoted if in_credentials else value
 
         return _VARIABLE.sub(value_of, text)
+
+
+def _is_secret(variable: re.Match[str], at: KeyPath) -> bool:
+    """By its name, by the key, or because it stands where URLs have what is secret."""
+    text = variable.string
+    shown = redact_address(f"{text[: variable.start()]}{_MARK}{text[variable.end() :]}")
+    return says_secret(variable[1]) or not SECRET_KEYS.isdisjoint(at[-1:]) or _MARK not in shown
 
 
 def _secrets(

@@ -1,4 +1,4 @@
-"""The one place where credentials are taken out of URLs before anybody sees them.
+"""The one place where credentials are taken out of texts before anybody sees them.
 
 Others decide how long the texts are: everything here takes time in proportion to their length.
 """
@@ -6,18 +6,45 @@ Others decide how long the texts are: everything here takes time in proportion t
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Iterable
 
 HIDDEN = "***"
+
+SHORTEST_SECRET = 4
+"""Characters; what is shorter would be found inside of words, too."""
+
+MOST_SECRETS = 1000
+"""Known at a time: every text is searched for each. The oldest are forgotten."""
 
 _WORD = re.compile(r"\S+")
 _OPENING = re.compile(r"['\"(]")
 _SECRET = re.compile(
-    "user|usr|login|pass|pwd|auth|token|key|secret|sig|jwt|session|cred", re.IGNORECASE
+    "user|usr|login|pass|pw|auth|token|key|secret|sig|jwt|session|cred", re.IGNORECASE
 )
+
+_known: tuple[str, ...] = ()  # replaced as a whole, so that readers need no lock
+_adding = threading.Lock()
+
+
+def hide(secrets: Iterable[str]) -> None:
+    """From now on `redact` takes these out wherever they stand; short ones are not remembered."""
+    global _known
+    new = [secret for secret in secrets if len(secret) >= SHORTEST_SECRET]
+    with _adding:
+        old = [secret for secret in _known if secret not in new]
+        _known = tuple(dict.fromkeys([*old, *new]))[-MOST_SECRETS:]
+
+
+def says_secret(name: str) -> bool:
+    """Whether what is called so is nobody's business."""
+    return _SECRET.search(name) is not None
 
 
 def redact(text: str) -> str:
-    """`text` with user and password of any URL, also among its query values, replaced by ***."""
+    """`text` with *** for what is known to be secret, and for user and password of any URL, also in its query."""
+    for secret in sorted(_known, key=len, reverse=True):  # one may be a part of another
+        text = text.replace(secret, HIDDEN)
     return _WORD.sub(lambda word: _without_secrets(_without_credentials(word[0])), text)
 
 
@@ -57,18 +84,17 @@ def _without_user(part: str) -> str:
 
 
 def _without_secrets(word: str) -> str:
-    """Values of a query whose names say that they are secret."""
+    """Values whose names, in a query or a URL's path, say that they are secret."""
     first, *others = word.split("&")
     begun = [_without_value(first, in_query=False)]
     return "&".join(begun + [_without_value(other, in_query=True) for other in others])
 
 
 def _without_value(part: str, *, in_query: bool) -> str:
-    """Of a part of a query; before its first &, a name begins behind a question mark."""
+    """Of a part of a query; before its first &, names begin in a URL's path or behind a question mark."""
     pieces = part.split("=")
     for n, piece in enumerate(pieces[:-1]):
-        _, mark, name = piece.partition("?")
-        name = piece if in_query and n == 0 else name if mark else ""
-        if _SECRET.search(name):
+        in_query = in_query or "?" in piece or "://" in piece
+        if in_query and says_secret(piece[max(map(piece.rfind, "/?;")) + 1 :]):
             return "=".join([*pieces[: n + 1], HIDDEN])
     return part

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 from streamexit.documents import Document, load_document
 from streamexit.errors import ConfigurationError
+from streamexit.redact import redact
 
 
 class Strict(BaseModel):
@@ -20,6 +22,7 @@ class Camera(Strict):
 
 class House(Strict):
     address: str
+    secrets: str | None = None
     password: SecretStr | None = None
     cameras: list[Camera] = []
     rooms: dict[str, Camera] = {}
@@ -169,3 +172,35 @@ def test_secret_is_never_shown(
         assert document.value.password is not None
         assert document.value.password.get_secret_value() == "hunter2"
         assert "hunter2" not in f"{document!r} {document.value}"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "address: http://cam/${A_TOKEN}/1",
+        "address: x\npassword: ${LOGGED_IN_BY}",
+        "address: http://cam/live?pw=${LOGGED_IN_BY}",
+        "address: http://cam/user=me_password=${LOGGED_IN_BY}_channel=1",
+        "address: http://viewer:${LOGGED_IN_BY}@cam/1",
+        "address: http://cam/${KEPT}/1",
+    ],
+)
+@pytest.mark.parametrize("value", ["correct horse", "battery/staple"])
+def test_what_is_secret_is_hidden_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, value: str
+) -> None:
+    """By the variable's name, by the key, by its place in a URL, or because `secrets` has it."""
+    monkeypatch.setattr("streamexit.redact._known", ())
+    for name in ("A_TOKEN", "LOGGED_IN_BY"):
+        monkeypatch.setenv(name, value)
+    (tmp_path / "s.env").write_text(f"KEPT={value}\n")
+    load(tmp_path, f"secrets: s.env\n{line}\n")
+    assert redact(f"{value}: {quote(value, safe='')}") == "***: ***"
+
+
+def test_what_is_not_secret_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hosts and folders, by other names and in other places."""
+    monkeypatch.setenv("CAMERA_HOST", "camera.example")
+    monkeypatch.setenv("FOLDER", "/srv/recordings")
+    load(tmp_path, "address: rtsp://${CAMERA_HOST}/1?file=${FOLDER}\n")
+    assert redact("camera.example /srv/recordings") == "camera.example /srv/recordings"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamexit.errors import SourceError
-from streamexit.redact import redact, redact_address
+from streamexit.redact import MOST_SECRETS, hide, redact, redact_address
 from streamexit.sources.addresses import parse_address
 from streamexit.sources.video import VideoSource
 from streamexit.testing import TOY_PREPROCESSING
@@ -55,7 +55,7 @@ def test_text_without_credentials_is_left_alone(text: str) -> None:
     assert redact(text) == text
 
 
-@pytest.mark.parametrize("piece", [":/", "://", "?", "?user", "a:", "'a:", "("])
+@pytest.mark.parametrize("piece", [":/", "://", "?", "?user", "a:", "'a:", "(", "a=", "://a=", ";"])
 @pytest.mark.parametrize("end", ["", "@"])
 def test_a_long_text_takes_no_hours(piece: str, end: str) -> None:
     """Strangers decide what is in an error's text; this one would stop all threads meanwhile."""
@@ -79,7 +79,8 @@ def test_errors_of_a_camera_do_not_show_its_password(scheme: str, password: str)
 
 
 @pytest.mark.parametrize(
-    "name", ["pwd", "access_token", "api_key", "apikey", "X-Amz-Signature", "sig", "jwt", "user"]
+    "name",
+    ["pw", "pwd", "access_token", "api_key", "apikey", "X-Amz-Signature", "sig", "jwt", "user"],
 )
 def test_secrets_among_query_values_are_hidden(name: str) -> None:
     """Whatever they are called; other values stay."""
@@ -87,3 +88,37 @@ def test_secrets_among_query_values_are_hidden(name: str) -> None:
     assert "alpha" not in shown
     assert "x=1" in shown
     assert "y=2" in shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rtsp://cam:554/user=root_password=alpha_channel=1_stream=0.sdp?real_stream",
+        "rtsp://cam:554/live;pw=alpha",
+        "rtsp://cam:554/live/password=alpha/1",
+    ],
+)
+def test_secrets_in_a_path_are_hidden(url: str) -> None:
+    """Many cameras are logged in to so."""
+    shown = str(parse_address(url))
+    assert "alpha" not in shown
+    assert shown.startswith("rtsp://cam:554/")
+
+
+@pytest.mark.parametrize("text", ["rtsp://cam/channel=1_stream=0.sdp", "user=me", "/a/user=me.mp4"])
+def test_other_values_in_a_path_stay(text: str) -> None:
+    """Nor are files URLs."""
+    assert redact(text) == text
+
+
+def test_what_is_known_to_be_secret_is_hidden_anywhere() -> None:
+    """Whole, where one is a part of another; what is short would be found inside of words."""
+    hide(["opensesame", "opensesame-street", "abc"])
+    assert redact("live/opensesame-street/1 of opensesame") == "live/***/1 of ***"
+    assert redact("abc abcd") == "abc abcd"
+
+
+def test_only_so_many_secrets_are_known() -> None:
+    """The oldest are forgotten."""
+    hide(f"<{n:06}>" for n in range(MOST_SECRETS + 1))
+    assert redact("<000000> <000001>") == "<000000> ***"
