@@ -55,7 +55,7 @@ class ImageSource:
         self._access = access
 
     def pictures(self, report: DropReport, watch: Watch | None = None) -> Iterator[Picture]:
-        """See `Source`. A file that is no picture counts as one dropped frame."""
+        """See `Source`. A file that cannot be read as a picture counts as one dropped frame."""
         with ExitStack() as stack:
             names, read = self._open(stack)
             yield from self._decoded(names, read, report)
@@ -90,7 +90,7 @@ class ImageSource:
         if not self._path.exists():
             raise SourceError(
                 f"images:{self._path}: does not exist; give a folder or a zip of class/name.jpg",
-                reason="cannot_open",
+                reason="not_found",
             )
         try:
             file = stack.enter_context(os.fdopen(self._access.open_file(self._path), "rb"))
@@ -130,7 +130,7 @@ def _decode(
 ) -> tuple[Image, tuple[int, int]] | None:
     """The network's input and the picture's own width and height.
 
-    None when the file is no picture, damaged, or of an absurd size.
+    None when the file is no picture, damaged, of an absurd size, gone, or not to be read.
     """
     try:
         encoded = np.frombuffer(read(name), np.uint8)
@@ -138,7 +138,7 @@ def _decode(
         if rgb is None:
             return None
         return convert.from_array(rgb.astype(np.uint8)), (rgb.shape[1], rgb.shape[0])
-    except (OSError, ValueError, MemoryError, RuntimeError, zipfile.BadZipFile):
+    except (SourceError, OSError, ValueError, MemoryError, RuntimeError, zipfile.BadZipFile):
         return None
     except (zlib.error, cv2.error, FFmpegError):
         return None

@@ -14,6 +14,7 @@ import pytest
 from streamexit.errors import SourceError
 from streamexit.metrics import DropReason
 from streamexit.preprocessing import Image
+from streamexit.sources.access import Access
 from streamexit.sources.images import ImageSource
 from streamexit.sources.source import Picture
 from streamexit.testing import TOY_LABELS, TOY_PREPROCESSING
@@ -136,6 +137,31 @@ def test_a_file_that_is_no_picture_costs_one_frame(tmp_path: Path, where: str, b
     assert drops == ["unreadable_image"]
 
 
+def test_a_picture_that_vanishes_costs_one_frame(tmp_path: Path) -> None:
+    """It was there when the folder was read, and the pictures around it come all the same."""
+    good = encoded(flat((1, 2, 3)))
+    path = store(tmp_path / "p", {"cat/0.png": good, "cat/1.png": good, "dog/2.png": good})
+    drops: list[DropReason] = []
+    source = ImageSource(path, TOY_PREPROCESSING, labels=TOY_LABELS, rate=10.0)
+    pictures = source.pictures(drops.append)
+    first = next(pictures)
+    (path / "cat" / "1.png").unlink()
+    assert [first.label, *(p.label for p in pictures)] == [2, 3]
+    assert drops == ["unreadable_image"]
+
+
+def test_a_forbidden_picture_costs_one_frame(tmp_path: Path) -> None:
+    """A link out of the folders that sources may read is not followed, and the others come."""
+    good = encoded(flat((1, 2, 3)))
+    path = store(tmp_path / "p", {"cat/0.png": good, "dog/2.png": good})
+    (path / "cat" / "1.png").symlink_to(store(tmp_path / "other", {"x.png": good}) / "x.png")
+    drops: list[DropReason] = []
+    access = Access(roots=(path,))
+    source = ImageSource(path, TOY_PREPROCESSING, labels=TOY_LABELS, rate=10.0, access=access)
+    assert [p.label for p in source.pictures(drops.append)] == [2, 3]
+    assert drops == ["unreadable_image"]
+
+
 def test_a_damaged_member_of_a_zip_costs_one_frame(tmp_path: Path) -> None:
     """A picture whose checksum in the zip is wrong is counted once, and the others come."""
     good = encoded(flat((1, 2, 3)))
@@ -185,12 +211,18 @@ def test_nothing_to_read_is_an_error(
     assert caught.value.reason == reason
 
 
-@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 cut off"])
-def test_what_is_no_folder_and_no_zip_is_refused(tmp_path: Path, content: bytes | None) -> None:
-    """A missing path and a file that is no zip are errors that name it."""
+def test_what_is_not_there_may_come(tmp_path: Path) -> None:
+    """As with any other recording, the reason is one that is tried again."""
+    with pytest.raises(SourceError, match=r"p\.zip: does not exist") as caught:
+        read(tmp_path / "p.zip")
+    assert caught.value.reason == "not_found"
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off"])
+def test_what_is_no_folder_and_no_zip_is_refused(tmp_path: Path, content: bytes) -> None:
+    """A file that is no zip is an error that names it."""
     path = tmp_path / "p.zip"
-    if content is not None:
-        path.write_bytes(content)
+    path.write_bytes(content)
     with pytest.raises(SourceError, match=r"p\.zip") as caught:
         read(path)
     assert caught.value.reason == "cannot_open"
