@@ -114,6 +114,13 @@ def test_budget_below_the_first_exit_is_refused_with_the_minimum(
         ({"source": "'synthetic:sed=1'"}, ["line 8, streams[0].source", "did you mean 'seed'?"]),
         ({"source": "'synthetic:seed=x'"}, ["line 8, streams[0].source", "whole number"]),
         ({"source": "rtsp://127.0.0.1/x", "loop": "true"}, ["line 9, streams[0].loop", "live"]),
+        ({"source": "rtsp://127.0.0.1/x", "pace": "fast"}, ["line 9, streams[0].pace", "is live"]),
+        ({"source": "/dev/null", "rate": "5"}, ["line 9, streams[0].rate", "frame_rate"]),
+        ({"pace": "fast", "deadline_ms": "5"}, ["line 10, streams[0].deadline_ms", "realtime"]),
+        (
+            {"source": "{url: 'https://127.0.0.1/x', ca_file: none.pem}"},
+            ["line 8, streams[0].source: ca_file: no such file", "none.pem"],
+        ),
     ],
 )
 def test_what_does_not_fit_the_pipeline_is_refused(

@@ -104,7 +104,8 @@ class MqttSection(Section):
     password: SecretStr | None = None
     """From the environment or the file of secrets, as in `${MQTT_PASSWORD}`."""
     tls: TlsSection | None = None
-    """For `mqtts`: whom to trust, and our own certificate; left out, the system's authorities."""
+    """For `mqtts`, and refused without: whom to trust, and our own certificate; left out, the system's
+    authorities."""
     client_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
     """For brokers whose rules name clients; it must be no other client's. Left out, one is made up."""
     qos: Literal[0, 1] = 1
@@ -155,6 +156,18 @@ class MqttSection(Section):
             port = 0
         if port == 0:
             raise ValueError("the port must be a number between 1 and 65535")
+
+    @model_validator(mode="after")
+    def _nothing_in_vain(self) -> Self:
+        if self.url == "embedded":
+            for name in ("username", "password", "tls", "spool"):
+                if name in self.model_fields_set and getattr(self, name) is not None:
+                    raise ValueError(f"{name} means nothing to the embedded broker; leave it out")
+        if self.tls is not None and not any(urlsplit(url).scheme == "mqtts" for url in self.urls):
+            raise ValueError("tls is for mqtts; write mqtts:// in url, or leave tls out")
+        if self.password is not None and self.username is None:
+            raise ValueError("password goes with username; give both")
+        return self
 
 
 class HomeAssistantSection(Section):
@@ -387,7 +400,8 @@ class StreamSection(Section):
     mask: MaskSection | None = None
     """Segmentation: send the maps themselves."""
     deadline_ms: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 200.0
-    """Live streams: so long after it was taken in, a frame waits for no others any more."""
+    """So long after it was taken in, a frame waits for no others any more; not with `pace: fast`, where it may
+    wait for as long as it takes."""
     buffer: Annotated[int, Field(ge=1)] = 16
     """Frames between decoder and engine; when it is full a camera drops its oldest frame, and a recording
     waits."""
@@ -457,7 +471,7 @@ class NodeConfiguration(Section):
     mqtt: MqttSection | None = None
     """Where results are published; left out, nothing is published."""
     homeassistant: HomeAssistantSection | None = None
-    """The section, even an empty one, switches MQTT discovery for Home Assistant on."""
+    """The section, even an empty one, switches MQTT discovery for Home Assistant on; needs `mqtt`."""
     http: HttpSection | None = None
     """The section, even an empty one, switches commands, health, metrics and a web page over HTTP on."""
     results_file: str | None = None
@@ -483,7 +497,9 @@ class NodeConfiguration(Section):
     """What is watched; may be empty where commands can add some."""
 
     @model_validator(mode="after")
-    def _something_to_do(self) -> Self:
+    def _sections_go_together(self) -> Self:
         if not self.streams and self.mqtt is None and self.http is None:
             raise ValueError("streams: there is none, and neither mqtt nor http to add one with")
+        if self.homeassistant is not None and self.mqtt is None:
+            raise ValueError("homeassistant: is told over MQTT; add mqtt, or leave it out")
         return self

@@ -41,6 +41,9 @@ LIVE_ONLY = (
     "attempts",
 )
 
+CLOCKLESS = ("images", "synthetic", "plugin")
+"""Kinds of sources whose pictures come at the stream's `rate`."""
+
 
 def plan_source(
     document: Document[NodeConfiguration],
@@ -91,6 +94,7 @@ def _plan(
     access.check(address)
     if there:
         _check_exists(address, text)
+        _check_ca_file(options.ca_file)
     _check_keys(document, section, address)
     sampling = Sampling(section.frame_rate, section.every, section.key_frames)
     how: dict[str, Any] = {
@@ -188,6 +192,14 @@ def _check_exists(address: Address, text: str) -> None:
         )
 
 
+def _check_ca_file(path: Path | None) -> None:
+    if path is not None and not path.is_file():
+        raise SourceError(
+            f"ca_file: no such file ({path}); paths are relative to the configuration file",
+            reason="not_found",
+        )
+
+
 def _check_keys(
     document: Document[NodeConfiguration], section: StreamSection, address: Address
 ) -> None:
@@ -197,10 +209,23 @@ def _check_keys(
     for key in LIVE_ONLY:
         if key in section.model_fields_set and not address.live:
             raise _Misfit(key, f"is for live streams; {address} is a recording, which can wait")
+    _check_time(section, address)
     if address.kind == "stdin":
         urls = [s.source.url for s in document.value.streams if s is not section]
         if any(url in ("-", "stdin", "stdin:") for url in urls):
             raise _Misfit("source", "there is one stdin, and another stream reads it")
+
+
+def _check_time(section: StreamSection, address: Address) -> None:
+    given = section.model_fields_set
+    if "pace" in given and address.live:
+        raise _Misfit("pace", f"is for recordings; {address} is live, and comes when it comes")
+    if "rate" in given and address.kind not in CLOCKLESS:
+        raise _Misfit(
+            "rate", f"is for sources without a clock; {address} has one. Write frame_rate for fewer"
+        )
+    if "deadline_ms" in given and section.pace == "fast":
+        raise _Misfit("deadline_ms", "goes with pace: realtime; with fast, frames may wait")
 
 
 def _check_loop(section: StreamSection, address: Address) -> None:

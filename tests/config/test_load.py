@@ -298,6 +298,14 @@ def test_misspelt_stream_option_gets_the_nearest_name(tmp_path: Path) -> None:
         ("mqtt: {url: [5]}", "a list of these or embedded"),
         ("mqtt: {url: []}", "a list of these or embedded"),
         ("mqtt: {url: mqtts://a, tls: {key_file: k.pem}}", "key_file goes with cert_file"),
+        ("mqtt: {url: mqtt://a, tls: {ca_file: c.pem}}", "write mqtts:// in url"),
+        ("mqtt: {url: [mqtt://a, mqtt://b], tls: {}}", "write mqtts:// in url"),
+        ("mqtt: {url: embedded, tls: {}}", "tls means nothing to the embedded broker"),
+        ("mqtt: {url: embedded, username: a}", "username means nothing to the embedded broker"),
+        ("mqtt: {url: embedded, spool: {}}", "spool means nothing to the embedded broker"),
+        ("mqtt: {url: embedded, password: a}", "password means nothing to the embedded broker"),
+        ("mqtt: {url: mqtt://a, password: a}", "password goes with username"),
+        ("homeassistant: {}", "homeassistant: is told over MQTT; add mqtt"),
         (
             "mqtt: {url: mqtt://a, commands: [info, fly]}",
             "write true, false or a list of these: info",
@@ -386,7 +394,7 @@ def test_a_node_that_could_do_nothing_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "node.yaml"
     file.write_text("pipelines: {toy: p}\n")
     assert "neither mqtt nor http to add one with" in refusal(file)
-    for way in ("mqtt: {url: embedded}", "http: {}"):
+    for way in ("mqtt: {url: embedded, spool: null}", "http: {}"):
         file.write_text(f"pipelines: {{toy: p}}\n{way}\n")
         assert load_configuration(file).value.streams == []
 
