@@ -139,10 +139,11 @@ class AttachedStream:
         if self.finished:
             return
         unwanted = self.schedule.why_not(now)
-        if unwanted and self.state.state != "disabled":
+        if unwanted:
             reason, why = unwanted
-            self.reader.disable(reason, f"stream {self.id}: {why}")
-        elif not unwanted and self.state.state == "disabled":
+            if (self.state.state, self.state.reason) != ("disabled", reason):
+                self.reader.disable(reason, f"stream {self.id}: {why}")
+        elif self.state.state == "disabled":
             self.reader.enable()
         self.reader.tick()
 

@@ -25,8 +25,7 @@ HEARD = {
     "stats": '{"answered": 41, "results_lost": {"queue_full": 2, "refused": 1}}',
     "state": '{"label": "truck", "probability": 0.937, "share": null}',
     "budget": '{"mean_fraction": 0.4012, "target_fraction": 0.4}',
-    "status": '{"state": "online", "fps": 24.9}',
-    "availability": "disabled",
+    "status": '{"state": "disabled", "reason": "disabled", "fps": 24.9}',
 }
 """Last level of a topic -> a message, cut down to what is looked at."""
 
@@ -37,7 +36,7 @@ READ = {
     "confidence": "93.7",
     "mean_cost": "40.1",
     "budget": "40.0",
-    "condition": "online",
+    "condition": "disabled",
     "fps": "24.9",
     "enabled": "OFF",
 }

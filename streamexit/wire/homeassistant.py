@@ -69,10 +69,10 @@ class Discovery:
             "availability": [self._node_is_online, self._is_online(stream_id)],
             "availability_mode": "all",
         }
-        state, budget, status, availability = (
-            self._topics.stream(stream_id, leaf)
-            for leaf in ("state", "budget", "status", "availability")
+        state, budget, status = (
+            self._topics.stream(stream_id, leaf) for leaf in ("state", "budget", "status")
         )
+        least = min(100, math.ceil(cheapest * 100))
         sure = "value_json.probability if value_json.probability is not none else value_json.share"
         components: dict[str, Any] = {
             "answer": {**_sensor("Answer", "{{ value_json.label }}"), "state_topic": state, **both},
@@ -94,10 +94,10 @@ class Discovery:
                 "platform": "number",
                 "name": "Budget",
                 "state_topic": budget,
-                "value_template": _percent("target_fraction"),
+                "value_template": _percent("target_fraction", (least, 100)),
                 "command_topic": f"{budget}/set",
                 "command_template": '{"fraction": {{ value / 100 }}}',
-                "min": min(100, math.ceil(cheapest * 100)),
+                "min": least,
                 "max": 100,
                 "step": 1,
                 "mode": "slider",
@@ -123,8 +123,8 @@ class Discovery:
             components["enabled"] = {
                 "platform": "switch",
                 "name": "Enabled",
-                "state_topic": availability,
-                "value_template": "{{ 'OFF' if value == 'disabled' else 'ON' }}",
+                "state_topic": status,
+                "value_template": "{{ 'OFF' if value_json.reason == 'disabled' else 'ON' }}",
                 "command_topic": f"{self._topics.stream(stream_id, 'enabled')}/set",
                 "entity_category": "config",
                 **node_only,
@@ -167,5 +167,9 @@ def _sensor(name: str, template: str) -> dict[str, str]:
     return {"platform": "sensor", "name": name, "value_template": template}
 
 
-def _percent(field: str) -> str:
-    return f"{{{{ (value_json.{field} * 100) | round(1) if value_json.{field} is not none }}}}"
+def _percent(field: str, bounds: tuple[int, int] | None = None) -> str:
+    """Between bounds: Home Assistant refuses a number that lies outside of them."""
+    number = f"(value_json.{field} * 100) | round(1)"
+    if bounds:
+        number = f"([{bounds[0]}, {number}, {bounds[1]}] | sort)[1]"
+    return f"{{{{ {number} if value_json.{field} is not none }}}}"

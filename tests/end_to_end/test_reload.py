@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,27 @@ def test_a_recording_that_is_switched_off_in_the_file_stops(
             assert taken.data["reopened"] == ["a"]
             while node.streams["a"].state.state != "disabled":  # noqa: ASYNC110 - likewise
                 await asyncio.sleep(0)
+
+    asyncio.run(body())
+
+
+def test_why_a_camera_is_not_wanted_changes(toy_pipeline: Path, tmp_path: Path) -> None:
+    """One that is switched off at night says so, and that it is night once it is switched on again."""
+    path, never = tmp_path / "node.yaml", datetime.now(UTC) + timedelta(days=3)
+    stream = {"id": "a", "source": "rtsp://127.0.0.1:1/x", "pipeline": "toy", "enabled": True}
+    hours = [f"{never:%a} 12:00-12:01".lower()]
+    streams = [{**stream, "active_hours": hours, "budget": {"fraction": 0.7}}]
+    mqtt, node_section = {"url": "mqtt://127.0.0.1:1"}, {"timezone": "UTC"}
+    node = node_of(path, toy_pipeline, mqtt=mqtt, node=node_section, streams=streams)
+
+    async def body() -> None:
+        async with alive(node):
+            for now, then in (("true", "false"), ("false", "true"), ("true", "true")):
+                reason = "inactive_hours" if now == "true" else "disabled"
+                while node.streams["a"].state.reason != reason:  # noqa: ASYNC110 - a thread says so
+                    await asyncio.sleep(0)
+                path.write_text(path.read_text().replace(f"enabled: {now}", f"enabled: {then}"))
+                await node.reload(cause="test")
 
     asyncio.run(body())
 

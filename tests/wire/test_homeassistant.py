@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from jinja2 import Environment
 
 from streamexit.wire.homeassistant import Discovery
 from streamexit.wire.topics import Topics
@@ -76,6 +77,36 @@ def test_stream(live: bool) -> None:
     ]
     ids = [component["unique_id"] for component in components.values()]
     assert len(set(ids)) == len(ids)
+
+
+def read(component: str, **message: Any) -> str:
+    """What a component of a camera makes of a message, by the templates' own language."""
+    components = check(*DISCOVERY.of_stream("gate", cheapest=0.248, live=True))["components"]
+    template = Environment().from_string(components[component]["value_template"])
+    return template.render(value_json=message)
+
+
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [(0.4, "40.0"), (0.2486, "25"), (120.35, "100"), (1.0, "100.0"), (None, "")],
+)
+def test_a_budget_is_shown_within_its_range(target: float | None, shown: str) -> None:
+    """Also one beyond the full network: Home Assistant would refuse the number."""
+    assert read("budget", target_fraction=target) == shown
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "shown"),
+    [
+        ("online", "", "ON"),
+        ("disabled", "disabled", "OFF"),
+        ("disabled", "inactive_hours", "ON"),
+        ("offline", "refused", "ON"),
+    ],
+)
+def test_a_switch_shows_what_was_switched(state: str, reason: str, shown: str) -> None:
+    """Outside of its active hours a camera that is enabled is on."""
+    assert read("enabled", state=state, reason=reason) == shown
 
 
 def test_a_stream_is_removed_by_an_empty_message() -> None:
