@@ -33,6 +33,13 @@ from streamexit.sources.source import DropReport, Picture, Watch
 SLOTS = 4
 LONGEST_LINE = 1 << 16
 CHILD = "streamexit.sources.decode_child"
+HOME = str(Path(__file__).parents[2])
+
+START = (
+    "import runpy, sys; home, child = sys.argv[1:3]; del sys.argv[1:3]; "
+    "home in sys.path or sys.path.insert(0, home); runpy.run_module(child, run_name='__main__')"
+)
+"""Runs the child. Unlike `python -m` not from whatever lies in the working directory, and from where we are."""
 
 
 class ProcessSource:
@@ -73,7 +80,7 @@ class ProcessSource:
             os.ftruncate(memory, SLOTS * size)
             slots = stack.enter_context(mmap.mmap(memory, SLOTS * size, prot=mmap.PROT_READ))
             child = subprocess.Popen(
-                [sys.executable, "-m", CHILD, str(memory)],
+                [sys.executable, "-P", "-c", START, HOME, CHILD, str(memory)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -112,7 +119,9 @@ class ProcessSource:
         self, child: subprocess.Popen[bytes], lines: IO[bytes], watch: Watch
     ) -> Iterator[dict[str, Any]]:
         """What the child says, until it says that it has come to the end."""
+        begun = False
         while line := lines.readline(LONGEST_LINE):
+            begun = True
             try:
                 message = json.loads(line)
                 if not isinstance(message, dict):
@@ -126,7 +135,8 @@ class ProcessSource:
             return
         code = child.wait()
         died = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        raise self._crashed(f"died ({died})")
+        hint = "" if begun or code != 1 else f"; python -P -c 'import {CHILD}' may say why"
+        raise self._crashed(f"died ({died}{hint})")
 
     def _note(self, message: Mapping[str, Any], report: DropReport, watch: Watch) -> None:
         if message.get("alive"):

@@ -159,6 +159,24 @@ def test_a_decoder_that_was_taken_over_is_not_believed(
     assert caught.value.reason == "crashed"
 
 
+def test_nothing_is_imported_from_the_working_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Recordings may lie there, and whatever else came with them."""
+    (tmp_path / "av.py").write_text("import pathlib; pathlib.Path('executed').touch()\n")
+    monkeypatch.chdir(tmp_path)
+    assert len(list(source("synthetic:frames=3").pictures(pytest.fail))) == 3
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_decoder_that_cannot_begin_says_where_to_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own words go nowhere."""
+    monkeypatch.setattr("streamexit.sources.decode_process.CHILD", "no_such_child")
+    with pytest.raises(SourceError, match=r"exit code 1; python .*import no_such_child") as caught:
+        list(source("synthetic:").pictures(pytest.fail))
+    assert caught.value.reason == "crashed"
+
+
 def test_the_child_does_without_torch_and_ends_with_its_parent(tmp_path: Path) -> None:
     """It costs little, and is not left behind when the node is killed."""
     light = "import sys, streamexit.sources.decode_child; print('torch' in sys.modules)"
