@@ -241,6 +241,34 @@ def test_a_mistyped_source_is_shown_as_it_is_written(
     assert "omega" not in message
 
 
+@pytest.mark.parametrize(
+    ("top", "expected"),
+    [
+        (
+            "mqtt: {url: mqtts://a, tls: {ca_file: none.pem}}",
+            ["line 1, mqtt.tls.ca_file: ", "none.pem: No such file"],
+        ),
+        (
+            "mqtt:\n  url: mqtts://a\n  tls:\n    cert_file: none.pem",
+            ["line 4, mqtt.tls.cert_file: ", "none.pem: No such file"],
+        ),
+        ("results_file: folder", ["line 1, results_file: ", "folder is a folder; name a file"]),
+        ("state_file: folder", ["line 1, state_file: ", "folder is a folder; name a file"]),
+    ],
+)
+def test_what_a_node_could_not_begin_with_is_refused(
+    tmp_path: Path, toy_pipeline: Path, top: str, expected: list[str]
+) -> None:
+    """A check opens what `run` would, and says where it is named."""
+    (tmp_path / "folder").mkdir()
+    document = configured(tmp_path, toy_pipeline)
+    document.path.write_text(f"{top}\n{document.path.read_text()}")
+    with pytest.raises(ConfigurationError) as caught:
+        plan_streams(load_configuration(document.path))
+    for part in (str(document.path), *expected):
+        assert part in str(caught.value)
+
+
 def test_a_device_that_is_not_there_may_come(
     tmp_path: Path, toy_pipeline: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

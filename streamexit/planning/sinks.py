@@ -27,6 +27,27 @@ def check_sinks(document: Document[NodeConfiguration]) -> None:
             raise ConfigurationError(f"{document.where('sinks', i)}: {error}") from error
 
 
+def check_files(document: Document[NodeConfiguration]) -> None:
+    """See whether a node could begin with the certificates that it reads and the files that it writes.
+
+    Raises:
+        ConfigurationError: One is not there, or is none; names file, line, key path, value and remedy.
+    """
+    value, base = document.value, document.path.parent
+    if value.mqtt is not None and value.mqtt.url != "embedded":
+        try:
+            broker_addresses(value.mqtt, base)
+        except ConfigurationError as error:
+            key, _, what = str(error).partition(": ")
+            raise ConfigurationError(f"{document.where(*key.split('.'))}: {what}") from error
+    for name in ("results_file", "state_file"):
+        file = getattr(value, name)
+        if file and (base / file).is_dir():
+            raise ConfigurationError(
+                f"{document.where(name)}: {base / file} is a folder; name a file in it"
+            )
+
+
 def without_login(settings: MqttSection | None) -> object:
     """What of the broker's section takes a restart to change."""
     if settings is None or settings.url == "embedded":

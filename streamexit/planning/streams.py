@@ -18,7 +18,7 @@ from streamexit.errors import BudgetError, ConfigurationError, OperationError, P
 from streamexit.exits import Budget, CostTable
 from streamexit.models.pipeline import Pipeline, load_pipeline
 from streamexit.models.shipped import find_pipeline
-from streamexit.planning.sinks import check_sinks
+from streamexit.planning.sinks import check_files, check_sinks
 from streamexit.planning.source import plan_source
 from streamexit.scheduling.policy import ExitPolicy, load_policy
 from streamexit.scheduling.thresholds import ThresholdTable
@@ -81,12 +81,14 @@ def plan_streams(
 
     Args:
         document: The configuration.
-        there: Whether files and folders of sources have to be there.
+        there: Whether files and folders have to be there: of sources, and what a node begins with.
 
     Raises:
         ConfigurationError: Names file, line, key path, value and remedy.
     """
     check_sinks(document)
+    if there:
+        check_files(document)
     device, pipelines = plan_device(document), load_pipelines(document)
     return [
         plan_stream(document, i, pipelines, device, there=there)
