@@ -20,6 +20,9 @@ SUFFIXES = frozenset(
      ".wmv", ".3gp", ".264", ".h264", ".265", ".h265", ".hevc", ".mjpg", ".mjpeg"}
 )  # fmt: skip
 
+Shape = tuple[int, int]
+"""Of a file: bytes, and nanoseconds of its last change."""
+
 LOOK_SECONDS = 0.5
 """Between two looks into the folder; file systems of other machines send no notices."""
 
@@ -27,6 +30,7 @@ LOOK_SECONDS = 0.5
 class WatchedSource:
     """Recordings of a folder in the order in which they were last written to.
 
+    One that is written to, or replaced, after it was played is another one.
     One that cannot be read is reported, logged and left behind. A folder that cannot be read is looked
     into again, for ever: it may lie on a disk that comes back.
 
@@ -56,8 +60,8 @@ class WatchedSource:
         self._access = access
         self._settle_seconds = settle_seconds
         self._clock = clock
-        self._known: dict[Path, tuple[tuple[int, int], float]] = {}
-        self._done: set[Path] | None = set() if existing else None
+        self._known: dict[Path, tuple[Shape, float]] = {}
+        self._done: dict[Path, Shape] | None = {} if existing else None
         self._problem: SourceError | None = None
         self._look()
 
@@ -83,8 +87,8 @@ class WatchedSource:
         """The oldest recording that is whole and has not been played."""
         found = self._look()
         now = self._clock()
-        done = set[Path]() if self._done is None else self._done
-        waiting = {path: shape for path, shape in found.items() if path not in done}
+        done = dict[Path, Shape]() if self._done is None else self._done
+        waiting = {path: shape for path, shape in found.items() if done.get(path) != shape}
         self._known = {
             path: self._known[path]
             if path in self._known and self._known[path][0] == shape
@@ -99,11 +103,11 @@ class WatchedSource:
         if not whole:
             return None
         _, path = min(whole)
-        done.add(path)
+        done[path] = waiting[path]
         return path
 
-    def _look(self) -> dict[Path, tuple[int, int]]:
-        """Size and time of change in nanoseconds of every recording in the folder; nothing if it cannot be read."""
+    def _look(self) -> dict[Path, Shape]:
+        """Every recording in the folder; nothing if it cannot be read."""
         self._access.check_path(self._folder)
         try:
             paths = list(self._folder.iterdir())
@@ -120,5 +124,6 @@ class WatchedSource:
                     status = path.stat()
                     found[path] = (status.st_size, status.st_mtime_ns)
         # what was taken away may come again; what lies there at the first look is not wanted
-        self._done = set(found) if self._done is None else self._done & set(paths)
+        done, there = found if self._done is None else self._done, set(paths)
+        self._done = {path: shape for path, shape in done.items() if path in there}
         return found

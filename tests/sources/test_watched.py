@@ -76,6 +76,23 @@ def test_existing_recordings_are_played_if_wanted(make_clip: MakeClip, tmp_path:
     assert len(list(Rig(tmp_path, existing=True).pictures())) == 10
 
 
+def test_a_recording_under_a_name_that_was_there_is_played(
+    make_clip: MakeClip, tmp_path: Path
+) -> None:
+    """Cameras write to the same names again, over the old file or in its place; what stays is not replayed."""
+    first, second = make_clip("10.mp4", frames=10), make_clip("20.mp4", frames=20)
+    moved = shutil.copy(second, tmp_path / "moved")
+    rig = Rig(tmp_path)
+    rig.then = [
+        lambda: shutil.copy(first, tmp_path / "a.mp4"),
+        lambda: shutil.copy(second, tmp_path / "a.mp4"),
+        lambda: shutil.copy(first, tmp_path / "b.mp4"),
+        lambda: Path(moved).rename(tmp_path / "b.mp4"),
+        lambda: None,
+    ]
+    assert [p.epoch for p in rig.pictures()] == [0] * 10 + [1] * 20 + [2] * 10 + [3] * 20
+
+
 def test_a_recording_that_is_being_written_is_waited_for(
     make_clip: MakeClip, tmp_path: Path
 ) -> None:
