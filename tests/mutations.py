@@ -125,8 +125,8 @@ MUTANTS = (
     Mutant(
         "other strict terms keep the old ledger",
         CONTROLLER,
-        "elif self._ledger is None or after != before:",
-        "elif self._ledger is None:",
+        "elif after != before:",
+        "elif after.window != before.window:",
         OF_CONTROLLER,
     ),
     Mutant(
@@ -141,6 +141,20 @@ MUTANTS = (
         LEDGER,
         "self._last - seq >= self._window",
         "self._last - seq > self._window",
+        OF_LEDGER,
+    ),
+    Mutant(
+        "what was overspent under another budget is forgotten",
+        LEDGER,
+        "        new._sums[self._last % window] = carried\n",
+        "",
+        OF_LEDGER,
+    ),
+    Mutant(
+        "what was spared under another budget is spent",
+        LEDGER,
+        "max(0.0, true)",
+        "true",
         OF_LEDGER,
     ),
     Mutant(

@@ -84,7 +84,8 @@ class BudgetController:
     the usual. Neither debt nor what was saved up grows beyond D_max + range.
 
     **Strict.** A `WindowLedger` has the last word: who may not stay leaves. What is spared that way is
-    not saved up beyond that either. **Shadow** frames go to the end and are charged for it; none is
+    not saved up beyond that either. When the budget changes, frames that are inside may reserve nothing
+    more; a shadow frame has reserved all it takes. **Shadow** frames go to the end and are charged for it; none is
     taken at D >= D_max, so the bound holds.
 
     Args:
@@ -119,8 +120,10 @@ class BudgetController:
         before, after = self.terms, terms or self.terms
         if not after.strict:
             self._ledger = None
-        elif self._ledger is None or after != before:
+        elif self._ledger is None:
             self._ledger = WindowLedger(after.window, self._entered)
+        elif after != before:
+            self._ledger = self._ledger.under_another_budget(after.window)
         self.terms, self.table = after, table or self.table
         self._low, self._high = self.table.low, self.table.high
         self._range = max(self._high - self._low, 1e-9)

@@ -525,6 +525,22 @@ def test_a_new_table_under_the_same_strict_terms_keeps_what_was_spent() -> None:
     assert (sums[100:] - sums[:-100]).max() <= 100 * 0.5 + 1e-6
 
 
+@pytest.mark.parametrize("period", [60, 125, 250])
+@pytest.mark.parametrize("window", [30, 50, 300])
+def test_strict_holds_while_the_budget_moves(window: int, period: int) -> None:
+    """A device that is shared out anew does so every few seconds: windows across that are held, too."""
+    amounts = (0.5, 0.498)
+    controller = BudgetController(TABLE, Terms(amounts[0], window=window, strict=True))
+    costs: list[float] = []
+    for i in range(3000 // period):
+        begin = i * period
+        controller.change(terms=Terms(amounts[i % 2], window=window, strict=True))
+        costs += play(controller, lambda i, k: float(i % period < period // 2), period, begin=begin)
+    sums = np.concatenate([[0.0], np.cumsum(costs)])
+    assert (sums[window:] - sums[:-window]).max() <= window * 0.5 + 1e-6
+    assert sum(costs) / len(costs) >= 0.97 * 0.498
+
+
 def test_a_memory_comes_back_as_it_was() -> None:
     """Offset, pace and scores; what is owed is forgiven."""
     first = BudgetController(TABLE, Terms(0.5))
