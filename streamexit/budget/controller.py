@@ -230,7 +230,7 @@ class BudgetController:
         if len(scores) != len(self._windows):
             raise BudgetError("memory of a stream: made by a network with other exits")
         self._windows = [ScoreWindow(row) for row in scores]
-        self._pace.seconds = pace
+        self._pace.remember(pace)
         self._tune()
         self._trim = self._inside(trim)
 

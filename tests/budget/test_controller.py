@@ -564,6 +564,14 @@ def test_a_remembered_pace_counts_from_the_first_frame_on() -> None:
     assert second.status.target == pytest.approx(0.5)
 
 
+def test_a_remembered_pace_is_not_forgotten_with_two_frames() -> None:
+    """It was learned from many: two that came close together are no new rate."""
+    controller = BudgetController(TABLE, Terms(5.0, "second", window_seconds=30))
+    controller.remember({**controller.memory(), "pace": 0.1})
+    play(controller, uniform(1), 2, seconds=lambda i: i / 100)
+    assert controller.status.target == pytest.approx(0.5, rel=0.05)
+
+
 @pytest.mark.parametrize(("trim", "coordinate"), [(5.0, 1.0), (-5.0, 0.25), (0.1, 0.6)])
 def test_a_memory_of_another_budget_is_brought_inside(trim: float, coordinate: float) -> None:
     """An offset that this table has no room for would take long to be unlearned."""
