@@ -266,7 +266,6 @@ class BudgetController:
             exit_shares=tuple(m / n if n else 0.0 for m in recent.counts),
             thresholds=tuple(self.threshold(u, k) for k in range(len(self.table.fractions))),
             version=self._version,
-            debt=self._debt,
             per_second=per_second,
         )
 

@@ -29,7 +29,6 @@ class BudgetStatus:
         exit_shares: [K], over the same frames.
         thresholds: [K], now.
         version: Rises with every change of the thresholds.
-        debt: Overspent (or, negative, spared) so far, in units of one full frame.
         per_second: Of a budget per second: what was spent per second over the window; else None.
     """
 
@@ -40,5 +39,4 @@ class BudgetStatus:
     exit_shares: tuple[float, ...]
     thresholds: tuple[float, ...]
     version: int
-    debt: float
     per_second: float | None = None

@@ -98,7 +98,7 @@ def test_offset_does_not_remain_as_debt() -> None:
     debts = []
     for i in range(300):
         play(controller, lambda _, k, i=i: PATTERNS["mostly sure"](i, k), 1)  # type: ignore[misc]
-        debts.append(controller.status.debt)
+        debts.append(controller._debt)
     assert abs(float(np.mean(debts))) < 0.5
 
 
@@ -107,7 +107,7 @@ def test_unreachable_budget_does_not_wind_up() -> None:
     controller = BudgetController(TABLE, Terms(0.1))
     assert set(play(controller, PATTERNS["as calibrated"], 500)) == {0.25}
     assert controller.status.state == "unreachable"
-    assert controller.status.debt == 0
+    assert controller._debt == 0
 
 
 @pytest.mark.parametrize("budget", [1.0, 3.0])
@@ -181,7 +181,7 @@ def test_a_debt_under_a_long_window_does_not_outlive_it() -> None:
     controller = BudgetController(TABLE, Terms(0.9, window=5000))
     play(controller, PATTERNS["alternating extremes"], 400)
     controller.change(terms=Terms(0.3, window=50))
-    assert abs(controller.status.debt) <= 1.0
+    assert abs(controller._debt) <= 1.0
     costs = play(controller, PATTERNS["as calibrated"], 200, begin=400)
     assert sum(costs) / 200 == pytest.approx(0.3, rel=0.04)
 
@@ -233,7 +233,7 @@ def test_frames_inside_when_a_budget_begins_to_bind_owe_nothing(before: float, i
     for i, passage in enumerate(passages):
         left = [k for k in range(3) if controller.leaves(passage, k, scores(500 + i, k))]
         controller.withdrawn(passage, left[0])
-    assert controller.status.debt == 0.0
+    assert controller._debt == 0.0
     costs = play(controller, scores, 600, begin=500 + inside)
     worst = worst_window_error(costs, 0.4, 300)
     assert worst is not None
@@ -405,10 +405,10 @@ def test_shadow_frames_are_charged_when_they_stay() -> None:
     controller = BudgetController(TABLE, Terms(0.5), shadow=1.0, stream_id="cam")
     passage = controller.enter(0.0)
     assert not controller.leaves(passage, 0, 1.0)
-    assert controller.status.debt == pytest.approx(1.0 - 0.5)
+    assert controller._debt == pytest.approx(1.0 - 0.5)
     assert not controller.leaves(passage, 1, 1.0)
     assert controller.leaves(passage, 2, 1.0)
-    assert controller.status.debt == pytest.approx(1.0 - 0.5)
+    assert controller._debt == pytest.approx(1.0 - 0.5)
 
 
 def test_a_change_keeps_what_was_learned() -> None:
@@ -501,9 +501,9 @@ def test_a_frame_that_is_withdrawn_costs_what_it_has_spent(strict: bool) -> None
             controller.leaves(passage, reached, 0.0)
         controller.withdrawn(passage, k)
         aim = 0.5 * (0.99 if strict else 1.0)
-        assert controller.status.debt == pytest.approx(cost - aim)
+        assert controller._debt == pytest.approx(cost - aim)
         controller.withdrawn(passage, k)
-        assert controller.status.debt == pytest.approx(cost - aim)
+        assert controller._debt == pytest.approx(cost - aim)
 
 
 def test_where_nothing_binds_a_withdrawn_frame_owes_nothing() -> None:
@@ -512,7 +512,7 @@ def test_where_nothing_binds_a_withdrawn_frame_owes_nothing() -> None:
     passage = controller.enter(0.0)
     controller.leaves(passage, 0, 0.0)
     controller.withdrawn(passage, 0)
-    assert controller.status.debt == 0.0
+    assert controller._debt == 0.0
 
 
 def test_a_new_table_under_the_same_strict_terms_keeps_what_was_spent() -> None:
@@ -550,7 +550,7 @@ def test_a_memory_comes_back_as_it_was() -> None:
     second = BudgetController(TABLE, Terms(0.5))
     second.remember(memory)
     assert second.memory() == memory
-    assert second.status.debt == 0.0
+    assert second._debt == 0.0
     assert second.coordinate == pytest.approx(0.5 + memory["trim"])
 
 

@@ -439,7 +439,7 @@ def test_a_frame_that_expires_on_its_way_costs_what_it_has_spent() -> None:
         rig.run(now=2.0)
     assert not expired.delivered
     assert expired.backend.rows_of_stage(1) == 0 < went_on.backend.rows_of_stage(1)
-    debts = [rig.streams["a"].controller.status.debt for rig in (expired, left, went_on)]
+    debts = [rig.streams["a"].controller._debt for rig in (expired, left, went_on)]
     assert debts[0] == pytest.approx(debts[1])  # as those that left at the first exit
     assert debts[0] < debts[2]
 
