@@ -8,6 +8,7 @@ contradict each other all the time and are never sure, gains little and is given
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -56,11 +57,37 @@ class Claim:
     low: float
     cap: float
     weight: float = 1.0
-    limit: float = float("inf")
+    limit: float = math.inf
 
     def time(self, fraction: float) -> float:
         """Milliseconds per second at a budget."""
         return self.rate * self.full_ms * fraction
+
+    @property
+    def per_second(self) -> bool:
+        """Whether the budget that it asks for is one per second."""
+        return self.limit < math.inf
+
+    def at(self, rate: float) -> Claim:
+        """The same at the rate that was measured.
+
+        A stream that sends more frames than it promised has the same time for them, and they count
+        no more together; one that sends fewer still gets no more per frame than it asked for, unless
+        it asked per second. Frames beyond those that its time is enough for at the least (a recording
+        read as fast as it can be) are nobody else's matter: they wait or are dropped.
+        """
+        rate = min(rate, self.rate * max(1.0, self.fraction / self.low))
+        if not rate:
+            return replace(self, rate=rate)
+        times, cap = self.rate / rate, max(min(self.cap, self.limit / rate), self.low)
+        part = min(1.0, times)
+        return replace(
+            self,
+            rate=rate,
+            fraction=min((times if self.per_second else part) * self.fraction, cap),
+            cap=cap,
+            weight=part * self.weight,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +125,8 @@ class DeviceShare:
         """Admit a stream, if what the others were promised leaves room."""
         taken = sum(other.time(other.fraction) for other in self._claims.values())
         free = self.capacity - taken
-        granted, needed = min(claim.fraction, claim.cap), claim.time(min(claim.fraction, claim.cap))
-        reason = ""
+        granted = max(claim.low, min(claim.fraction, claim.cap))  # a frame takes that at the least
+        needed, reason = claim.time(granted), ""
         if needed > free + 1e-9:
             reason = (
                 f"{claim.rate:g} frames per second at {granted:.1%} of {claim.full_ms:.3g} ms take "
@@ -111,9 +138,9 @@ class DeviceShare:
                     None, f"{reason}; at the least it takes {claim.time(claim.low):.1f}"
                 )
             reason += f"; it gets {granted:.1%}"
-        self._claims[claim.stream_id] = replace(claim, fraction=granted)
-        self._rates.setdefault(claim.stream_id, claim.rate)
-        self.fractions[claim.stream_id] = granted
+        claim = self._claims[claim.stream_id] = replace(claim, fraction=granted)
+        rate = self._rates.setdefault(claim.stream_id, claim.rate)
+        self.fractions[claim.stream_id] = claim.at(rate).fraction if claim.per_second else granted
         self._take_back()
         return Admitted(granted, reason)
 
@@ -138,8 +165,24 @@ class DeviceShare:
         return sum(c.time(self.fractions[c.stream_id]) for c in self._now())
 
     def measured(self, stream_id: str, rate: float) -> None:
-        """What a stream's frame rate really is; what it was promised stays the same in time."""
+        """What a stream's frame rate really is; what it was promised stays the same in time.
+
+        So does what a stream has whose budget is one per second.
+        """
+        claim, before = self._claims[stream_id], self._rates[stream_id]
         self._rates[stream_id] = rate
+        if claim.per_second and before and rate:
+            now = claim.at(rate)
+            had = self.fractions[stream_id] * claim.at(before).rate / now.rate
+            self.fractions[stream_id] = min(max(had, now.low), now.cap)
+
+    def amount(self, stream_id: str) -> float:
+        """What a stream may spend now, in full networks: per frame, or per second if it asked so."""
+        claim, fraction = self._claims[stream_id], self.fractions[stream_id]
+        if not claim.per_second:
+            return fraction
+        rate = claim.at(self._rates[stream_id]).rate or claim.rate  # for when it comes back
+        return min(claim.limit, fraction * rate)
 
     def rebalance(
         self, seen: Mapping[str, Sequence[ShadowFrame]], costs: Mapping[str, Sequence[float]]
@@ -168,28 +211,8 @@ class DeviceShare:
         self._shrink({claim.stream_id: claim.low for claim in self._now()})
 
     def _now(self) -> list[Claim]:
-        """The claims at the rates that were measured.
-
-        A stream that sends more frames than it promised has the same time for them, and they count
-        no more together; one that sends fewer still gets no more per frame than it asked for. Frames
-        beyond those that its time is enough for at the least (a recording read as fast as it can be)
-        are nobody else's matter: they wait or are dropped.
-        """
-        found = []
-        for name, claim in self._claims.items():
-            rate = min(self._rates[name], claim.rate * max(1.0, claim.fraction / claim.low))
-            part = min(1.0, claim.rate / rate) if rate else 1.0
-            cap = min(claim.cap, claim.limit / rate) if rate else claim.cap
-            found.append(
-                replace(
-                    claim,
-                    rate=rate,
-                    fraction=part * claim.fraction,
-                    cap=max(cap, claim.low),
-                    weight=part * claim.weight,
-                )
-            )
-        return found
+        """The claims at the rates that were measured."""
+        return [claim.at(self._rates[name]) for name, claim in self._claims.items()]
 
     def _shrink(self, least: Mapping[str, float]) -> None:
         """All give back alike of what they have above their least, as far as it is needed."""

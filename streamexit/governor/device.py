@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from streamexit.budget.sharing import Admitted, Claim, DeviceShare
 from streamexit.budget.terms import Terms
@@ -14,11 +15,11 @@ SHARE_SECONDS = 10.0
 """Between two rounds of sharing the device out."""
 
 SMALLEST_CHANGE = 1e-3
-"""Of a share that was given out, before a controller hears of it."""
+"""Of what was given out, in full networks, before a controller hears of it."""
 
 
 class DeviceSharing:
-    """Claims streams for what they really send, and says what each is to have.
+    """Claims time for streams, measures what they really send, and says what each is to have.
 
     Args:
         share: Shares the device out.
@@ -34,6 +35,10 @@ class DeviceSharing:
         """Whether a stream may run under some terms, or what it gets instead."""
         return self._share.change(self._claim(governed, section, terms))
 
+    def held(self, stream_id: str, terms: Terms) -> Terms:
+        """Terms of a stream that was admitted, with what it may spend now."""
+        return replace(terms, amount=self._share.amount(stream_id))
+
     def leave(self, stream_id: str) -> None:
         """A stream is gone."""
         self._share.leave(stream_id)
@@ -45,11 +50,11 @@ class DeviceSharing:
         """Milliseconds of the device per second that budgets add up to."""
         return self._share.allocated
 
-    def round(self, streams: Mapping[str, Governed], now: float) -> dict[str, float]:
+    def round(self, streams: Mapping[str, Governed], now: float) -> dict[str, Terms]:
         """Share out, if that is due at `now` (monotonic seconds).
 
         Returns:
-            Budgets that have changed, of each frame as a share of the full network.
+            Terms that have changed.
         """
         seconds = math.inf if self._shared_at is None else now - self._shared_at
         if seconds < SHARE_SECONDS:
@@ -64,10 +69,11 @@ class DeviceSharing:
             {name: governed.lane.shadow.frames for name, governed in running.items()},
             {name: governed.stream.plan.costs.fractions for name, governed in running.items()},
         )
+        terms = {name: self.held(name, governed.terms) for name, governed in running.items()}
         return {
-            name: share.fractions[name]
-            for name, governed in running.items()
-            if abs(share.fractions[name] - governed.terms.amount) > SMALLEST_CHANGE
+            name: its
+            for name, its in terms.items()
+            if abs(its.amount - running[name].terms.amount) > SMALLEST_CHANGE
         }
 
     def _measure(self, name: str, governed: Governed, seconds: float) -> float:
@@ -76,14 +82,11 @@ class DeviceSharing:
         self._counted[name] = frames
         if came:
             self._rates[name] = (frames - came) / seconds
-        return self._rate(name, governed.stream.plan.section)
-
-    def _rate(self, name: str, section: StreamSection) -> float:
-        return self._rates.get(name, section.frame_rate or section.rate)
+        return self._rates.get(name, _promised(governed.stream.section))
 
     def _claim(self, governed: Governed, section: StreamSection, terms: Terms) -> Claim:
         costs = governed.stream.plan.costs
-        rate = self._rate(section.id, section) or section.frame_rate or section.rate
+        rate = _promised(section)
         fraction = terms.amount / rate if terms.per == "second" else terms.amount
         first, fraction = costs.fractions[0], min(fraction, 1.0)
         cap = min(section.budget.cap, fraction) if terms.strict else section.budget.cap
@@ -97,3 +100,8 @@ class DeviceSharing:
             weight=section.weight,
             limit=terms.amount if terms.per == "second" else math.inf,
         )
+
+
+def _promised(section: StreamSection) -> float:
+    """Frames per second that a stream is admitted with, whatever it sends just now."""
+    return section.frame_rate or section.rate

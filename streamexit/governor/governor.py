@@ -111,7 +111,7 @@ class Governor:
         if admitted.reason:
             self._on_problem(f"{section.id}: {admitted.reason}")
             self._say(governed, f"budget shrunk: {admitted.reason}")
-        return "", replace(terms, amount=admitted.fraction, per="frame")
+        return "", self._sharing.held(section.id, terms)
 
     # --- budgets change -------------------------------------------------------------------------
 
@@ -245,14 +245,15 @@ class Governor:
 
     def _share_out(self, now: float) -> None:
         changed = self._sharing.round(self._streams, now) if self._sharing else {}
-        for name, fraction in changed.items():
+        for name, terms in changed.items():
             governed = self._streams[name]
             before = governed.terms.amount
-            self._apply(governed, replace(governed.terms, amount=fraction, per="frame"))
+            self._apply(governed, terms)
+            per = " per second" if terms.per == "second" else ""
             self._say(
                 governed,
-                f"budget {before:.1%} -> {fraction:.1%} of the full network: the device was shared "
-                "out anew",
+                f"budget {before:.1%} -> {terms.amount:.1%} of the full network{per}: the device was "
+                "shared out anew",
             )
 
     def _search_shares(self) -> None:

@@ -167,6 +167,31 @@ def test_a_budget_per_second_limits_what_is_given() -> None:
         assert share.fractions["a"] <= most + 1e-6
 
 
+def test_a_budget_per_second_is_an_amount_whatever_comes() -> None:
+    """What is promised and given stays the same in time, up to what was asked for, and jumps with no rate."""
+    share = DeviceShare(150.0)
+    share.join(claim("a", limit=5.0))
+    share.join(claim("b", fraction=0.1, low=0.1))
+    for rate in (10.0, 20.0, 6.0, 0.0, 20.0, 10.0):
+        share.measured("a", rate)
+        assert share.amount("a") == pytest.approx(5.0)
+        share.rebalance({}, {"a": COSTS, "b": COSTS})
+        assert share.amount("a") == pytest.approx(5.0)
+    assert share.amount("b") == share.fractions["b"]
+    share.measured("a", 5.0)
+    assert share.change(claim("a", fraction=0.4, limit=4.0)).fraction == pytest.approx(0.4)
+    assert share.amount("a") == pytest.approx(4.0)  # 0.8 of each of five
+
+
+def test_a_budget_that_no_frame_can_keep_is_admitted_by_what_frames_take() -> None:
+    """A budget per second may be below the first exit's cost; frames leave there all the same."""
+    share = DeviceShare(40.0)
+    assert share.join(claim("a", fraction=0.1, low=0.25, limit=1.0)).fraction == 0.25
+    assert share.join(claim("b", fraction=0.3, low=0.16)).fraction is None  # 15 are free
+    assert share.allocated == pytest.approx(25.0)
+    assert share.amount("a") == 1.0
+
+
 def test_a_change_that_is_refused_changes_nothing() -> None:
     """The stream keeps what it had; one that fits is held from then on."""
     share = DeviceShare(100.0, "refuse")

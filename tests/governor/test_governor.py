@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -164,6 +165,39 @@ def test_a_stream_that_has_no_room_is_refused_or_shrunk(one: PlannedStream) -> N
     rig.governor.detach("a", None)
     rig.governor.set_budget("b", Budget(0.7), cause="by a test")
     assert rig.held("b").amount == pytest.approx(0.7)
+
+
+def test_a_budget_per_second_is_held_between_two_rounds(one: PlannedStream) -> None:
+    """Frames that suddenly come at twice the rate have half the depth, before that is measured."""
+    rig = Rig(one, share=shared(one, 60.0))
+    budget = Budget(4.0 * one.costs.full, "gflops_per_second")
+    assert rig.attach("a", budget=budget, terms=Terms(4.0, "second")) == ""
+    controller, chance = rig.lanes["a"].controller, random.Random(1)
+    spent = []
+    for second in range(49):
+        if second % 10 == 0:
+            rig.governor.tick(float(second))
+            assert rig.held("a") == Terms(4.0, "second")
+        rate = 5 if second < 41 else 10
+        came = [second + j / rate for j in range(rate)]
+        left = [controller.walk(at, [chance.random() for _ in range(3)])[1] for at in came]
+        rig.streams["a"].counters.seen(rate)
+        spent.append(sum(one.costs.fractions[k] for k in left))
+    assert sum(spent[31:41]) / 10 == pytest.approx(4.0, rel=0.1)
+    assert sum(spent[41:]) / 8 == pytest.approx(4.0, rel=0.2)
+    assert not rig.told
+
+
+def test_a_quiet_hour_costs_no_promise(one: PlannedStream) -> None:
+    """Whoever asks for another budget then is held to the rate that it was admitted with."""
+    rig = Rig(one, share=shared(one, 30.0))
+    assert [rig.attach(name) for name in "ab"] == ["", ""]
+    for now in range(0, 100, 10):
+        rig.governor.tick(float(now))
+        rig.streams["a"].counters.seen(50)  # 5 per second
+        rig.streams["b"].counters.seen(250)
+    rig.governor.set_budget("a", Budget(0.6), cause="by a test")
+    assert "0.0 are free" in rig.attach("c")
 
 
 def test_agreement_is_told_for_the_present_budget(one: PlannedStream) -> None:
