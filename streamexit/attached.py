@@ -134,6 +134,11 @@ class AttachedStream:
         asked = self.demand.sampling
         return asked.frame_rate if asked else self.section.frame_rate
 
+    @property
+    def told_once(self) -> bool:
+        """Whether it is a recording in a process of its own: what is asked of that at its beginning holds."""
+        return not self.plan.source.live and self.section.decode == "process"
+
     def look_after_source(self, now: float) -> None:
         """Let the reader do what is due; `now` is Unix time, for the schedule."""
         if self.finished:

@@ -212,7 +212,7 @@ class NodeOperations:
 
     async def _set_frame_rate(self, command: wire.SetFrameRate, cause: str) -> dict[str, Any]:
         stream = self._stream(command.stream)
-        self._check_frame_rate(stream.section)
+        self._check_frame_rate(stream)
         now = stream.frame_rate
         if now != command.frame_rate:
             self.roster.set_frame_rate(stream, command.frame_rate)
@@ -222,7 +222,15 @@ class NodeOperations:
             self._overlay.note_changed(command.stream, "frame_rate", command.frame_rate)
         return {"changed": now != command.frame_rate, "frame_rate": command.frame_rate}
 
-    def _check_frame_rate(self, section: StreamSection) -> None:
+    def _check_frame_rate(self, stream: AttachedStream) -> None:
+        section = stream.section
+        if stream.told_once:
+            raise CommandError(
+                "conflict",
+                f"frame_rate: stream {section.id!r} is a recording with decode: process, which hears "
+                "of it when it is opened only; change it in the configuration file and reload, which "
+                "plays it from the beginning",
+            )
         if section.every != 1 or section.key_frames:
             key = "key_frames" if section.key_frames else "every"
             raise CommandError(

@@ -132,6 +132,8 @@ class Reloading:
             return True
         if not stream.plan.source.live and stream.schedule.enabled != section.enabled:
             return True
+        if stream.told_once and stream.frame_rate != section.frame_rate:
+            return True
         return _opened_with(stream.section) != _opened_with(section)
 
     async def _replace(

@@ -219,9 +219,10 @@ class Roster:
         return changed
 
     def set_frame_rate(self, stream: AttachedStream, frame_rate: float | None) -> None:
-        """Have at most so many frames per second analysed; all for None."""
+        """Have at most so many frames per second analysed; all for None. Not of one that is told once."""
         stream.demand.sampling = Sampling(frame_rate)
-        if stream.section.decode == "process":  # it is told at each opening
+        in_process = stream.section.decode == "process" or stream.reader.falls_back
+        if in_process:  # it is told at each opening
             stream.reader.reopen()
 
     async def _on_engine(self, work: Callable[[], Result]) -> Result:

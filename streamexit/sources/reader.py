@@ -228,6 +228,12 @@ class Reader:
         return self._numbering.epoch
 
     @property
+    def falls_back(self) -> bool:
+        """Whether the present attempt reads the fallback."""
+        attempt = self._attempt
+        return attempt is not None and attempt.source is self._fallback
+
+    @property
     def hung(self) -> int:
         """Abandoned threads that have not returned."""
         self._abandoned = [a for a in self._abandoned if a.thread.is_alive()]

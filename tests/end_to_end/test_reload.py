@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiomqtt
@@ -176,6 +177,48 @@ def test_a_frame_rate_in_the_file_is_taken_over(toy_pipeline: Path, tmp_path: Pa
                 assert node.streams["a"].demand.sampling == Sampling(after)
 
     asyncio.run(body())
+
+
+def test_a_recording_in_a_process_is_told_its_frame_rate_once(
+    toy_pipeline: Path, tmp_path: Path, make_clip: Callable[..., Path]
+) -> None:
+    """A command that could change nothing is refused; another rate in the file opens it anew."""
+    path, clip = tmp_path / "node.yaml", make_clip("told.mp4", frames=200)
+    streams = [{**one, "decode": "process"} for one in sections(a=str(clip))]
+    node = node_of(path, toy_pipeline, mqtt=BROKER, streams=streams)
+
+    async def body() -> None:
+        async with alive(node):
+            assert node.dispatcher
+            command = {"stream": "a", "frame_rate": 5}
+            refused = await node.dispatcher.answer("set_frame_rate", command, cause="test")
+            assert refused.error
+            assert refused.error.code == "conflict"
+            assert node.streams["a"].frame_rate is None
+            rewrite(path, streams=[{**streams[0], "frame_rate": 5}])
+            assert (await node.reload(cause="test")).data["reopened"] == ["a"]
+            assert node.streams["a"].frame_rate == 5
+            assert not (await node.reload(cause="test")).data["reopened"]
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize(
+    ("decode", "falls_back", "opened"),
+    [("thread", False, 0), ("thread", True, 1), ("process", False, 1)],
+)
+def test_a_camera_in_a_process_is_opened_anew_for_another_frame_rate(
+    toy_pipeline: Path, tmp_path: Path, decode: str, falls_back: bool, opened: int
+) -> None:
+    """Also one that came into a process because its threads hang."""
+    streams = [{**one, "decode": decode} for one in sections(a="rtsp://127.0.0.1:1/x")]
+    node = node_of(tmp_path / "node.yaml", toy_pipeline, streams=streams)
+    stream, openings = node.streams["a"], list[str]()
+    reader: Any = SimpleNamespace(falls_back=falls_back, reopen=lambda: openings.append("another"))
+    stream.reader = reader
+    node._roster.set_frame_rate(stream, 5.0)
+    assert stream.frame_rate == 5.0
+    assert len(openings) == opened
 
 
 def test_adding_a_stream_is_compared_with_what_was_read_last(

@@ -328,6 +328,7 @@ def test_a_stream_whose_threads_hang_goes_on_in_a_way_that_can_be_ended() -> Non
     life.fallback.then("picture")
     life.until(lambda: life.reader.state.state == "online")
     assert (life.source.openings, life.fallback.openings) == (MOST_HUNG, 1)
+    assert life.reader.falls_back
     life.source.then(*["end"] * MOST_HUNG)
     life.until(lambda: life.reader.hung == 0)
     life.fallback.then(lost())
@@ -335,6 +336,7 @@ def test_a_stream_whose_threads_hang_goes_on_in_a_way_that_can_be_ended() -> Non
     life.pass_time(5.0)
     life.source.until_idle()
     assert life.source.openings == MOST_HUNG + 1  # and then as before
+    assert not life.reader.falls_back
     life.reader.stop()
     life.source.then("end")
 
