@@ -11,6 +11,7 @@ from typing import Any
 from streamexit.attached import AttachedStream
 from streamexit.config.overlay import (
     OverlayFile,
+    changed_section,
     overlay_path,
     parse_section,
     with_stream,
@@ -196,7 +197,10 @@ class NodeOperations:
             self._governor.set_budget(stream_id, budget, cause=f"by {cause}")
             self.reporter.say_figures(stream_id, stream)
         if command.persist:
-            self._overlay.note_changed(stream_id, "budget", self._kept_budget(stream, command))
+            kept = self._kept_budget(stream, command)
+            self._overlay.note_changed(stream_id, "budget", kept)
+            # it is what the configuration says now, for a reload and for the state file
+            stream.section = changed_section(stream.section, {"budget": kept}, "stream")
         terms = self._governor.terms(stream_id)
         return {
             "changed": changed,

@@ -221,6 +221,24 @@ def test_a_camera_in_a_process_is_opened_anew_for_another_frame_rate(
     assert len(openings) == opened
 
 
+def test_a_budget_for_good_is_the_configured_one(toy_pipeline: Path, tmp_path: Path) -> None:
+    """Later ones that are not for good outlive a reload, as they do beside the user's own file."""
+    node = node_of(tmp_path / "node.yaml", toy_pipeline, mqtt=BROKER, streams=sections(a=SOURCE))
+
+    async def body() -> None:
+        async with alive(node):
+            assert node.dispatcher
+            for budget, persist in ((0.8, True), (0.75, False)):
+                command = {"stream": "a", "budget": {"fraction": budget}, "persist": persist}
+                assert not (await node.dispatcher.answer("set_budget", command, cause="test")).error
+            kept = node.governor.memory_of("a")
+            assert (kept["configured"]["amount"], kept["budget"]["amount"]) == (0.8, 0.75)
+            assert (await node.reload(cause="test")).data["from_overlay"]
+            assert node.governor.budget("a").amount == 0.75
+
+    asyncio.run(body())
+
+
 def test_adding_a_stream_is_compared_with_what_was_read_last(
     toy_pipeline: Path, tmp_path: Path
 ) -> None:
