@@ -77,11 +77,15 @@ class Reloading:
         Raises:
             StreamExitError: Its network cannot be opened, or the device has no room.
         """
+        await self._take_in(plan, added)
+        self._governor.give_back()
+        self._reporter.say_info()
+
+    async def _take_in(self, plan: PlannedStream, added: bool) -> None:
         refused = await self._roster.attach(plan)
         if refused:
             raise CommandError("unavailable", f"{plan.section.id} is refused: {refused}")
         self._roster.streams[plan.section.id].added = added
-        self._reporter.say_info()
 
     async def detach(self, stream_id: str) -> None:
         """Let go of a stream for good, and say so.
@@ -89,7 +93,7 @@ class Reloading:
         Raises:
             OperationError: Its frames do not leave the engine.
         """
-        await self._roster.detach(stream_id)
+        await self._roster.detach(stream_id, for_good=True)
         self._reporter.forget(stream_id)
         self._reporter.say_info()
 
@@ -117,10 +121,9 @@ class Reloading:
         restart = self._on_reload(document.value)
         self.document, self.pipelines = document, pipelines
         wanted = {section.id for section in sections}
-        changes = await self._replace([name for name in have if name not in wanted], anew)
-        changes["problems"] += self._take_over(
-            section for section in sections if section.id not in anew
-        )
+        gone = [name for name in have if name not in wanted]
+        staying = [section for section in sections if section.id not in anew]
+        changes = await self._replace(gone, staying, anew)
         changes["needs_restart"] = restart
         changes["from_overlay"] = sorted(document.elsewhere.values())
         self._reporter.note(None, f"configuration read again by {cause}: {_summary(changes)}")
@@ -137,20 +140,29 @@ class Reloading:
         return _opened_with(stream.section) != _opened_with(section)
 
     async def _replace(
-        self, gone: list[str], anew: Mapping[str, tuple[PlannedStream, bool]]
+        self,
+        gone: list[str],
+        staying: list[StreamSection],
+        anew: Mapping[str, tuple[PlannedStream, bool]],
     ) -> dict[str, list[str]]:
-        """Let streams go, and others come; one that fails leaves the others alone, and is tried next time."""
+        """Let streams go, change those that stay, and let others come.
+
+        In this order, so that on a device that is shared out there is room for whoever wants more. One
+        that fails leaves the others alone, and is tried next time.
+        """
         have, problems = self._roster.streams, list[str]()
         before = dict(have)
         replaced = [name for name in anew if name in have]
         leaving = [*gone, *replaced]
-        for name in leaving:  # first all of these: they make room on a device that is shared
+        for name in leaving:
             with _collecting(problems, name):
-                await self._roster.detach(name)
+                await self._roster.detach(name, for_good=name not in anew)
+        problems += self._take_over(staying)
         for name, (plan, added) in anew.items():
             if name not in have:
                 with _collecting(problems, name):
-                    await self.attach(plan, added=added)
+                    await self._take_in(plan, added)
+        self._governor.give_back()
         for name in leaving:
             if name not in have:
                 self._reporter.forget(name)
@@ -164,20 +176,21 @@ class Reloading:
             "problems": problems,
         }
 
-    def _take_over(self, sections: Iterator[StreamSection]) -> list[str]:
+    def _take_over(self, sections: list[StreamSection]) -> list[str]:
         """What changes in streams that stay as they are."""
-        problems = []
-        for section in sections:
+        problems: list[str] = []
+        for section in self._governor.lowered_first(sections):
             stream = self._roster.streams[section.id]
-            if stream.frame_rate != section.frame_rate:
-                self._roster.set_frame_rate(stream, section.frame_rate)
-            try:
-                self._governor.take_over(section)
-                stream.section = section
-            except BudgetError as error:
-                problems.append(f"{section.id}: {error}")
-            if stream.plan.source.live:
-                self._roster.set_enabled(stream, section.enabled)
+            with _collecting(problems, section.id):
+                if stream.frame_rate != section.frame_rate:
+                    self._roster.set_frame_rate(stream, section.frame_rate)
+                try:
+                    self._governor.take_over(section)
+                    stream.section = section
+                except BudgetError as error:
+                    problems.append(f"{section.id}: {error}")
+                if stream.plan.source.live:
+                    self._roster.set_enabled(stream, section.enabled)
         return problems
 
 

@@ -129,6 +129,7 @@ class Roster:
                 stream.change_state(state, time.time())
                 on_refused(f"{plan.section.id} is refused: {refused}")
                 stream.buffer.close()
+        self._governor.give_back()
 
     def start(self) -> None:
         """Read what is to be read."""
@@ -162,7 +163,7 @@ class Roster:
             )
 
     async def attach(self, plan: PlannedStream) -> str:
-        """Take another stream in.
+        """Take another stream in; see `Governor.give_back` for the budget that it had before.
 
         Returns:
             Why it may not come; empty if it has.
@@ -184,8 +185,12 @@ class Roster:
         self._begin(stream)
         return ""
 
-    async def detach(self, stream_id: str) -> AttachedStream:
+    async def detach(self, stream_id: str, *, for_good: bool) -> AttachedStream:
         """Let a stream go; its frames that are in the engine are still answered.
+
+        Args:
+            stream_id: Which.
+            for_good: Whether it is not to come back, so that nothing but its numbers is remembered.
 
         Raises:
             OperationError: They do not come out.
@@ -205,9 +210,10 @@ class Roster:
             await asyncio.sleep(LOOK_SECONDS)  # its last answers are on their way
         seq = stream.feed.lane.next_seq - stream.thinning.left_out
         self._departed[stream_id] = seq, stream.reader.epoch + 1
-        self._governor.detach(
-            stream_id, await self._on_engine(lambda: self._governor.memory_of(stream_id))
-        )
+        memory = await self._on_engine(lambda: self._governor.memory_of(stream_id))
+        self._governor.detach(stream_id, memory)
+        if for_good:
+            self._governor.forget(stream_id)
         del self.streams[stream_id]
         return stream
 

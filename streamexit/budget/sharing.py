@@ -64,6 +64,11 @@ class Claim:
         return self.rate * self.full_ms * fraction
 
     @property
+    def wanted(self) -> float:
+        """The budget that it is admitted with where there is room; a frame takes the least of it anyhow."""
+        return max(self.low, min(self.fraction, self.cap))
+
+    @property
     def per_second(self) -> bool:
         """Whether the budget that it asks for is one per second."""
         return self.limit < math.inf
@@ -125,8 +130,7 @@ class DeviceShare:
         """Admit a stream, if what the others were promised leaves room."""
         taken = sum(other.time(other.fraction) for other in self._claims.values())
         free = self.capacity - taken
-        granted = max(claim.low, min(claim.fraction, claim.cap))  # a frame takes that at the least
-        needed, reason = claim.time(granted), ""
+        granted, needed, reason = claim.wanted, claim.time(claim.wanted), ""
         if needed > free + 1e-9:
             reason = (
                 f"{claim.rate:g} frames per second at {granted:.1%} of {claim.full_ms:.3g} ms take "
@@ -146,13 +150,21 @@ class DeviceShare:
 
     def change(self, claim: Claim) -> Admitted:
         """A stream asks for something else; if it is refused, it keeps what it had."""
-        before, had = self._claims.pop(claim.stream_id, None), dict(self.fractions)
+        before = self._claims.pop(claim.stream_id, None)
+        had = dict(self.fractions), dict(self._rates)
         self.fractions.pop(claim.stream_id, None)
+        if before is not None and before.rate != claim.rate:
+            del self._rates[claim.stream_id]  # what was measured was the rate of another promise
         admitted = self.join(claim)
         if admitted.fraction is None and before is not None:
             self._claims[claim.stream_id] = before
-            self.fractions = had
+            self.fractions, self._rates = had
         return admitted
+
+    def rise(self, claim: Claim) -> float:
+        """Milliseconds per second that a claim asks for beyond what its stream was promised so far."""
+        had = self._claims.get(claim.stream_id)
+        return claim.time(claim.wanted) - (had.time(had.fraction) if had else 0.0)
 
     def leave(self, stream_id: str) -> None:
         """A stream is gone; what it had is given to others in later rounds."""

@@ -35,6 +35,10 @@ class DeviceSharing:
         """Whether a stream may run under some terms, or what it gets instead."""
         return self._share.change(self._claim(governed, section, terms))
 
+    def rise(self, governed: Governed, section: StreamSection, terms: Terms) -> float:
+        """Milliseconds per second that a stream would be promised more under some terms than now."""
+        return self._share.rise(self._claim(governed, section, terms))
+
     def held(self, stream_id: str, terms: Terms) -> Terms:
         """Terms of a stream that was admitted, with what it may spend now."""
         return replace(terms, amount=self._share.amount(stream_id))

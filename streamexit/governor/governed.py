@@ -25,6 +25,8 @@ class Governed:
         view: What messages say of it.
         searched: Shadow frames when its shares were last searched.
         estimated: Shadow frames, and terms, when its agreement was last estimated.
+        refused: Whether the device had no room for it.
+        kept: The budget that it had before, until it is given back.
     """
 
     stream: AttachedStream
@@ -34,6 +36,8 @@ class Governed:
     view: BudgetView = field(default_factory=BudgetView)
     searched: int = 0
     estimated: tuple[int, Terms | None] = (0, None)
+    refused: bool = False
+    kept: Budget | None = None
 
     def checked(self, section: StreamSection, budget: Budget) -> Terms:
         """A budget as it would be held.

@@ -7,8 +7,9 @@ touches one is handed over with `EngineWorker.call`; searching and writing have 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -67,35 +68,63 @@ class Governor:
     # --- streams come and go --------------------------------------------------------------------
 
     def attach(self, stream: AttachedStream, lane: StreamLane) -> str:
-        """Look after a stream, before any of its frames is in the engine.
+        """Look after a stream under its configured budget, before any of its frames is in the engine.
+
+        Once all that come at the same time are attached, `give_back` is to be called.
 
         Returns:
             Why it may not run; empty if it may.
         """
         plan = stream.plan
         governed = self._streams[stream.id] = Governed(stream, lane, plan.budget, plan.terms)
-        try:
-            restored = self._keeper.restore(governed)
-        except InputError as error:
-            restored = ""
-            self._on_problem(
-                f"state_file: what it holds of stream {stream.id} is not used: {error}"
-            )
-        if restored:
-            self._say(governed, restored)
         refused, terms = self._admit(governed, plan.section, governed.terms)
+        governed.refused = bool(refused)
         if not refused:
             governed.terms = terms
             lane.controller.change(terms=terms)
+            with self._not_using(stream.id):
+                governed.kept = self._keeper.restore(governed)
         return refused
 
+    def give_back(self) -> None:
+        """Let streams that were attached have the budgets that commands had given them, if there were any.
+
+        Not before all are there: what one had must not take the room of others that are still to come.
+        """
+        returning = [(one, one.kept) for one in self._streams.values() if one.kept is not None]
+        for governed, budget in sorted(
+            returning, key=lambda pair: self._rise(pair[0], pair[0].stream.section, pair[1])
+        ):
+            governed.kept = None
+            with self._not_using(governed.stream.id):
+                self._change(
+                    governed, governed.stream.section, budget, "kept from before the restart"
+                )
+
+    @contextmanager
+    def _not_using(self, stream_id: str) -> Iterator[None]:
+        """What was kept and cannot be used is said, and ends nothing."""
+        try:
+            yield
+        except InputError as error:
+            self._on_problem(
+                f"state_file: what it holds of stream {stream_id} is not used: {error}"
+            )
+
     def detach(self, stream_id: str, memory: dict[str, Any] | None) -> None:
-        """A stream is gone; what there is to remember of it is kept for when it comes back."""
+        """A stream is gone; what there is to remember of it is kept for when it comes back.
+
+        None adds nothing to what was kept of it before.
+        """
         del self._streams[stream_id]
         if memory is not None:
             self._keeper.note(stream_id, memory)
         if self._sharing:
             self._sharing.leave(stream_id)
+
+    def forget(self, stream_id: str) -> None:
+        """A stream that was detached does not come back: another of its name begins anew."""
+        self._keeper.forget(stream_id)
 
     def memory_of(self, stream_id: str) -> dict[str, Any]:
         """What there is to remember of a stream. On the engine's thread."""
@@ -141,15 +170,34 @@ class Governor:
             BudgetError: See `set_budget`.
         """
         governed = self._streams[section.id]
-        if _held(section) != _held(governed.stream.section):
-            budget = section.budget.build()
+        budget = _asked(governed, section)
+        if budget is not None:
             self._change(governed, section, budget, "the configuration was read again")
+
+    def lowered_first(self, sections: Iterable[StreamSection]) -> list[StreamSection]:
+        """Sections in the order in which they can be taken over: who asks for less makes room for the others."""
+
+        def rise(section: StreamSection) -> float:
+            governed = self._streams[section.id]
+            budget = _asked(governed, section)
+            return 0.0 if budget is None else self._rise(governed, section, budget)
+
+        return sorted(sections, key=rise)
+
+    def _rise(self, governed: Governed, section: StreamSection, budget: Budget) -> float:
+        """How much more of a device that is shared out a stream would be promised, in ms/s."""
+        if self._sharing is None:
+            return 0.0
+        try:
+            return self._sharing.rise(governed, section, governed.checked(section, budget))
+        except BudgetError:  # which is said when it is given the budget
+            return 0.0
 
     def _change(
         self, governed: Governed, section: StreamSection, budget: Budget, cause: str
     ) -> None:
         terms = governed.checked(section, budget)
-        if governed.stream.state.reason == "no_capacity":
+        if governed.refused:
             raise BudgetError("this stream was refused at the start; to admit it takes a restart")
         refused, terms = self._admit(governed, section, terms)
         if refused:
@@ -283,6 +331,13 @@ class Governor:
             self._hand_over(lambda: controller.change(table=table))
 
 
+def _asked(governed: Governed, section: StreamSection) -> Budget | None:
+    """The budget that a stream is to have by a section that was read again; None if nothing changes."""
+    had = governed.stream.section
+    if _held(section) != _held(had):
+        return section.budget.build()
+    return governed.budget if section.frame_rate != had.frame_rate else None  # for other frames
+
+
 def _held(section: StreamSection) -> tuple[object, ...]:
-    """What `Governor.take_over` takes over."""
     return section.budget, section.window, section.window_s

@@ -12,7 +12,7 @@ from typing import Any
 from streamexit.engine.worker import EngineWorker
 from streamexit.errors import BudgetError, DataError
 from streamexit.exits import Budget
-from streamexit.governor.governed import Governed, in_words
+from streamexit.governor.governed import Governed
 from streamexit.governor.state_file import StateFile
 
 KEEP_SECONDS = 30.0
@@ -52,29 +52,32 @@ class Keeper:
         """A stream is gone, but may come back."""
         self._kept[stream_id] = memory
 
-    def restore(self, governed: Governed) -> str:
-        """Let a stream go on with what was kept of it.
+    def forget(self, stream_id: str) -> None:
+        """A stream is gone for good; another of its name is not it."""
+        self._kept.pop(stream_id, None)
+
+    def restore(self, governed: Governed) -> Budget | None:
+        """Let a stream go on with what was learned of it, before any of its frames is in the engine.
 
         Returns:
-            What that changed in its budget; empty if nothing.
+            The budget that it had, if that is not the one that is configured.
 
         Raises:
-            InputError: What was kept cannot be used.
+            InputError: What was kept cannot be used; nothing has changed then.
         """
-        kept, plan, said = self._kept.get(governed.stream.id), governed.stream.plan, ""
+        kept, plan = self._kept.get(governed.stream.id), governed.stream.plan
         if kept is None:
-            return said
+            return None
+        budget = None
         try:
             if kept["configured"] == _as_json(plan.budget) != kept["budget"]:
                 budget = Budget(float(kept["budget"]["amount"]), kept["budget"]["unit"])
-                governed.terms = governed.checked(plan.section, budget)
-                governed.budget = budget
-                said = f"budget {in_words(budget)}: kept from before the restart"
+                governed.checked(plan.section, budget)
             if kept["made_by"] == _made_by(governed):
                 governed.lane.controller.remember(kept["memory"])
         except (KeyError, TypeError, ValueError) as error:
             raise BudgetError(repr(error)) from error
-        return said
+        return budget
 
     def tick(self, now: float, streams: Mapping[str, Governed]) -> None:
         """Keep what is due; `now` in monotonic seconds."""
@@ -107,15 +110,17 @@ class Keeper:
             return {}
 
     def _collect(self, streams: Mapping[str, Governed]) -> dict[str, Memory]:
-        """On the engine's thread, or after its end. Streams that are not attached now are kept, too."""
-        now = {name: memory_of(governed) for name, governed in list(streams.items())}
-        return {**self._kept, **now}
+        """On the engine's thread, or after its end. Streams that do not run now are kept, too."""
+        running = [one for one in list(streams.values()) if not one.refused]
+        return {**self._kept, **{one.stream.id: memory_of(one) for one in running}}
 
     def _write(self, file: StateFile, kept: Mapping[str, Memory]) -> None:
         try:
             file.write(kept)
         except OSError as error:
             self._on_problem(f"state_file: cannot be written: {error}")
+        except Exception as error:  # a defect of ours must not vanish, nor hold up the node's end
+            self._on_problem(f"state_file: {error!r}")
 
 
 def memory_of(governed: Governed) -> Memory:

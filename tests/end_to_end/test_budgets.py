@@ -22,6 +22,7 @@ from streamexit.config.load import load_configuration
 from streamexit.errors import BudgetError
 from streamexit.exits import Budget
 from streamexit.runtime import Node
+from tests.end_to_end.test_reload import alive
 
 TIME_LIMIT = 90
 
@@ -195,6 +196,47 @@ def test_a_device_is_shared_out(profiled: Path, tmp_path: Path) -> None:
     assert streams["c"]["answered"] == 0
     assert streams["a"]["answered"] == streams["b"]["answered"] == 1500
     assert {line["cost"]["unit"] for line in results(tmp_path)} == {"milliseconds"}
+
+
+def test_a_shared_device_is_divided_anew_by_a_file_that_is_read_again(
+    profiled: Path, tmp_path: Path
+) -> None:
+    """Whoever is to have less makes room for the others first, wherever it stands in the file."""
+    engine = {"milliseconds_per_second": 100}  # 25 frames per second of 4 ms
+
+    def write(*fractions: float) -> Path:
+        budgets = [{"fraction": fraction} for fraction in fractions]
+        path = write_config(tmp_path, profiled, *budgets, engine=engine)
+        path.write_text(path.read_text().replace("pace: fast", "pace: realtime"))
+        return path
+
+    problems: list[str] = []
+    node = Node(load_configuration(write(0.9)), on_problem=problems.append)
+
+    async def body() -> None:
+        async with alive(node):
+            for fractions in ((0.4, 0.5), (0.6, 0.3), (0.3, 0.4, 0.3)):
+                write(*fractions)
+                assert not (await node.reload(cause="test")).data["problems"]
+                held = [node.governor.terms(name).amount for name in node.streams]
+                assert held == pytest.approx(fractions)
+
+    asyncio.run(body())
+    assert not problems
+
+
+def test_another_frame_rate_in_the_file_is_another_promise(profiled: Path, tmp_path: Path) -> None:
+    """It makes room, or needs some; a budget that a command has set stays."""
+    engine, budget = {"milliseconds_per_second": 100}, {"fraction": 0.6}
+    config = write_config(tmp_path, profiled, budget, budget, engine=engine)
+    config.write_text(config.read_text().replace("pace: fast", "frame_rate: 10"))
+    node = Node(load_configuration(config), on_problem=print)
+    node.governor.set_budget("a", Budget(0.8), cause="a test")
+    sections = load_configuration(config).value.streams
+    assert node.governor.allocated == pytest.approx(10 * 4 * (0.8 + 0.6))
+    node.governor.take_over(sections[0].model_copy(update={"frame_rate": 5.0}))
+    assert node.governor.budget("a") == Budget(0.8)
+    assert node.governor.allocated == pytest.approx(5 * 4 * 0.8 + 10 * 4 * 0.6)
 
 
 def test_gflops_do_not_go_with_a_shared_device(profiled: Path, tmp_path: Path) -> None:

@@ -239,6 +239,29 @@ def test_a_budget_for_good_is_the_configured_one(toy_pipeline: Path, tmp_path: P
     asyncio.run(body())
 
 
+def test_a_stream_that_was_removed_is_not_remembered(toy_pipeline: Path, tmp_path: Path) -> None:
+    """Another of its name has the budget that it asks for; so has one that a reload took away."""
+    path, streams = tmp_path / "node.yaml", sections(a=SOURCE, b=SOURCE)
+    node = node_of(path, toy_pipeline, mqtt=BROKER, streams=streams)
+
+    async def body() -> None:
+        async with alive(node):
+            assert node.dispatcher
+            for verb, content in (
+                ("set_budget", {"stream": "a", "budget": 0.9}),
+                ("set_budget", {"stream": "b", "budget": 0.9}),
+                ("remove_stream", {"stream": "a"}),
+                ("add_stream", {"stream": streams[0]}),
+            ):
+                assert not (await node.dispatcher.answer(verb, content, cause="test")).error
+            for there in (streams[:1], streams):
+                rewrite(path, streams=there)
+                await node.reload(cause="test")
+            assert [node.governor.budget(name).amount for name in "ab"] == [0.7, 0.7]
+
+    asyncio.run(body())
+
+
 def test_adding_a_stream_is_compared_with_what_was_read_last(
     toy_pipeline: Path, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ import pytest
 from streamexit.budget.controller import BudgetController
 from streamexit.budget.research import FEWEST
 from streamexit.budget.shadow import GRID, ShadowFrame, ShadowLog
-from streamexit.budget.sharing import DeviceShare
+from streamexit.budget.sharing import Admission, DeviceShare
 from streamexit.budget.terms import Terms
 from streamexit.errors import BudgetError
 from streamexit.exits import Budget
@@ -22,6 +22,7 @@ from streamexit.governor.state_file import StateFile
 from streamexit.metrics import StreamCounters
 from streamexit.planning.streams import PlannedStream
 from streamexit.testing import ManualClock
+from tests.budget.rig import play, uniform
 from tests.test_planning import plan
 
 
@@ -251,25 +252,105 @@ def test_what_is_kept_comes_back(one: PlannedStream, tmp_path: Path) -> None:
     for digest, scores in ((one.policy.digest, learned["scores"]), ("another", [[], []])):
         again = Rig(one, file=StateFile(file))
         again.attach("a", policy=replace(one.policy, digest=digest))
+        again.governor.give_back()
         assert again.held("a").amount == 0.8
-        assert again.told == [("a", "budget fraction=0.8: kept from before the restart")]
+        said = "budget fraction=0.6 -> fraction=0.8: kept from before the restart"
+        assert again.told == [("a", said)]
         assert again.lanes["a"].controller.memory()["scores"] == scores
         again.governor.close()
     changed = Rig(one, file=StateFile(file))
     changed.attach("a", budget=Budget(0.7), terms=Terms(0.7))
+    changed.governor.give_back()
     assert changed.held("a").amount == 0.7
     changed.governor.close()
 
 
-def test_what_is_kept_and_cannot_be_used_is_said(one: PlannedStream, tmp_path: Path) -> None:
-    """The stream runs as it is configured."""
+@pytest.mark.parametrize("part", ["all", "memory", "budget"])
+def test_what_is_kept_and_cannot_be_used_is_said(
+    one: PlannedStream, tmp_path: Path, part: str
+) -> None:
+    """The stream runs as it is configured, and half of what was kept is not taken."""
     file = StateFile(tmp_path / "kept.json")
-    file.write({"a": {"configured": 1}})
+    before = Rig(one)
+    before.attach("a")
+    before.governor.set_budget("a", Budget(0.8), cause="by a test")
+    play(before.lanes["a"].controller, uniform(1), 50)
+    kept = before.governor.memory_of("a")
+    broken = {
+        "all": {"configured": 1},
+        "memory": {**kept, "memory": {**kept["memory"], "pace": 0}},
+        "budget": {**kept, "budget": {"unit": "fraction", "amount": 1e-6}},
+    }
+    file.write({"a": broken[part]})
     rig = Rig(one, file=file)
     assert rig.attach("a") == ""
-    assert rig.held("a").amount == 0.6
+    rig.governor.give_back()
+    assert rig.held("a").amount == rig.governor.terms("a").amount == 0.6
+    assert rig.governor.budget("a") == Budget(0.6)
+    assert rig.lanes["a"].controller.memory()["scores"] == [[], []]
     assert "what it holds of stream a is not used" in rig.problems[0]
     rig.governor.close()
+
+
+@pytest.mark.parametrize("admission", ["shrink", "refuse"])
+def test_a_restart_takes_nobodys_room(
+    one: PlannedStream, tmp_path: Path, admission: Admission
+) -> None:
+    """Kept budgets come after all that are configured, lowered ones first, as when they were changed."""
+    file, capacity = tmp_path / "kept.json", 30.0 * one.costs.full
+    rig = Rig(one, share=DeviceShare(capacity, admission), file=StateFile(file))
+    assert [rig.attach(name) for name in "ab"] == ["", ""]
+    if admission == "refuse":
+        rig.governor.set_budget("b", Budget(0.3), cause="by a test")
+    rig.governor.set_budget("a", Budget(0.9), cause="by a test")  # where it is shrunk: to 0.6
+    held = [rig.held(name).amount for name in "ab"]
+    assert held == pytest.approx([0.6, 0.6] if admission == "shrink" else [0.9, 0.3])
+    rig.governor.close()
+    again = Rig(one, share=DeviceShare(capacity, admission), file=StateFile(file))
+    assert [again.attach(name) for name in "ab"] == ["", ""]
+    again.governor.give_back()
+    assert [again.held(name).amount for name in "ab"] == pytest.approx(held)
+    again.governor.close()
+
+
+def test_a_stream_that_is_refused_at_a_start_is_not_forgotten(
+    one: PlannedStream, tmp_path: Path
+) -> None:
+    """When there is room again it has what it had."""
+
+    def run(frames_per_second: float) -> tuple[Rig, str]:
+        share, file = shared(one, frames_per_second), StateFile(tmp_path / "kept.json")
+        rig = Rig(one, share=share, file=file)
+        refused = rig.attach("a")
+        rig.governor.give_back()
+        return rig, refused
+
+    rig, _ = run(30.0)
+    rig.governor.set_budget("a", Budget(0.8), cause="by a test")
+    rig.governor.close()
+    rig, refused = run(3.0)
+    assert refused
+    rig.governor.close()
+    rig, _ = run(30.0)
+    assert rig.held("a").amount == pytest.approx(0.8)
+    rig.governor.close()
+
+
+def test_an_error_of_ours_in_the_state_file_is_said(one: PlannedStream) -> None:
+    """At any time, and the node ends all the same."""
+
+    class Broken(StateFile):
+        def read(self) -> dict[str, dict[str, Any]]:
+            return {}
+
+        def write(self, streams: object) -> None:
+            raise ZeroDivisionError("of ours")
+
+    rig = Rig(one, file=Broken(Path("nowhere")))
+    rig.governor.tick(0.0)
+    rig.governor.tick(0.1)
+    rig.governor.close()
+    assert rig.problems == ["state_file: ZeroDivisionError('of ours')"] * 2
 
 
 def test_a_stream_that_comes_back_is_remembered(one: PlannedStream) -> None:
@@ -281,6 +362,18 @@ def test_a_stream_that_comes_back_is_remembered(one: PlannedStream) -> None:
     rig.governor.detach("a", rig.governor.memory_of("a"))
     rig.attach("a")
     assert len(rig.lanes["a"].controller.memory()["scores"][0]) == 1
+
+
+def test_a_stream_that_is_gone_for_good_is_forgotten(one: PlannedStream) -> None:
+    """Another one of its name begins as it is configured."""
+    rig = Rig(one)
+    rig.attach("a")
+    rig.governor.set_budget("a", Budget(0.8), cause="by a test")
+    rig.governor.detach("a", rig.governor.memory_of("a"))
+    rig.governor.forget("a")
+    rig.attach("a")
+    rig.governor.give_back()
+    assert rig.held("a").amount == 0.6
 
 
 def test_what_fails_on_the_engines_thread_is_said(one: PlannedStream) -> None:
