@@ -15,6 +15,7 @@ from urllib.parse import quote
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from streamexit import remedies
 from streamexit.errors import InputError
 from streamexit.redact import SHORTEST_SECRET, hide, redact, redact_address, says_secret
 
@@ -88,7 +89,8 @@ def load_document(path: Path, model: type[Model], *, error: type[InputError]) ->
         node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as cause:
         line = cause.problem_mark.line + 1 if cause.problem_mark else 1
-        raise error(f"{path}, line {line}: not valid YAML: {cause.problem}") from cause
+        said = remedies.of_syntax(cause.problem or "")
+        raise error(f"{path}, line {line}: not valid YAML: {said}") from cause
     except yaml.YAMLError as cause:
         raise error(f"{path}: not valid YAML: {cause}") from cause
     reader = _Reader(path, error, _secrets(path, node, error))
@@ -144,7 +146,7 @@ class _Reader:
             here = (*at, key)
             if key in result:
                 first = self.lines[here]
-                what = f"{dotted(here)} stands twice (first on line {first}); keep one"
+                what = f"{dotted(here)} stands twice (first on line {first}); keep one (each item of a list begins with '- ')"
                 raise self._fault(key_node, what)
             self.lines[here] = key_node.start_mark.line + 1
             result[key] = self.read(value_node, here)
@@ -267,13 +269,16 @@ def _explain(path: Path, lines: dict[KeyPath, int], model: type[BaseModel], erro
         at = next(at[:n] for n in range(len(at), -1, -1) if at[:n] in lines or not n)
     if kind == "extra_forbidden":
         fields = _fields_at(model, at[:-1])
-        return f"{_where(path, lines, at)}: unknown key; {did_you_mean(str(at[-1]), fields)}"
+        remedy = remedies.of_key(str(at[-1])) or did_you_mean(str(at[-1]), fields)
+        return f"{_where(path, lines, at)}: unknown key; {remedy}"
     if kind == "missing":
         return f"{_where(path, lines, at[:-1])}: {at[-1]!r} is missing"
-    message = error["msg"].removeprefix("Value error, ")
+    message = remedies.of_value(kind, value, error.get("ctx", {})) or error["msg"]
+    message = message.removeprefix("Value error, ")
     secret = "SecretStr" in str(_annotation_at(model, at))
-    plain = isinstance(value, (str, int, float, bool, type(None)))
-    shown = f"{redact_address(repr(value))}: " if plain and not secret else ""
+    plain = isinstance(value, (str, int, float))
+    written = str(value).lower() if isinstance(value, bool) else redact_address(repr(value))
+    shown = f"{written}: " if plain and not secret else ""
     return f"{_where(path, lines, at)}: {shown}{redact(message)}"
 
 

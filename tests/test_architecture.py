@@ -18,6 +18,7 @@ FLOORS = {
     "errors": 0,
     "redact": 0,
     "documents": 1,
+    "remedies": 0,
     "plugins": 1,
     "metrics": 1,
     "prediction": 1,

@@ -73,7 +73,7 @@ def test_valid_file_gives_the_model_and_tells_where_each_value_stands(tmp_path: 
             "address: x\ncameras:\n  - {name: a, width: broad}\n",
             ["line 3, cameras[0].width", "'broad'", "valid integer"],
         ),
-        ("address: x\ncameras: 7\n", ["line 2, cameras", "7", "valid list"]),
+        ("address: x\ncameras: 7\n", ["line 2, cameras", "7", "is a list: begin"]),
         ("address: x\naddress: y\n", ["line 2", "address stands twice", "first on line 1"]),
         (
             "address: x\ncameras:\n  - name: a\n    name: b\n",

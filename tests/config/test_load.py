@@ -413,3 +413,46 @@ def test_a_value_of_the_wrong_kind_in_a_list_is_named(tmp_path: Path) -> None:
     """With its place in the list."""
     message = refusal(write(tmp_path, active_hours="[{from: 7}]"))
     assert "line 7, streams[0].active_hours[0]: Input should be a valid string" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("streams:\n  - id: a\n    source: b\n   pipeline: c\n", "line 4: .*like its neighbours"),
+        ("streams:\n  - id: a\n     source: b\n", "line 3: .*like its neighbours"),
+        ("streams:\n\t- id: a\n", "line 2: .*with spaces, not with tabs"),
+        ("mqtt: {password: ${KEY}}\n", 'line 1: .*inside braces write it in quotes: "\\${NAME}"'),
+        ("streams:\n  id: a\n  id: b\n", r"line 3: streams.id .*item of a list begins with '- '"),
+        ("streams: {id: a}\n", r"line 1, streams: is a list: begin each item with '- '"),
+        ("pipelines:\n", "line 1, pipelines: is empty; indent what belongs to it"),
+        ("http: true\n", "line 1, http: true: is a section: write its keys below it"),
+        ("node: gatehouse\n", "line 1, node: 'gatehouse': is a section"),
+    ],
+)
+def test_mistakes_of_form_have_a_remedy(tmp_path: Path, text: str, expected: str) -> None:
+    """In words for people who do not know how YAML is read."""
+    (tmp_path / "node.yaml").write_text(text)
+    assert re.search(expected, refusal(tmp_path / "node.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("key", "written", "expected"),
+    [
+        ("id", "12", "12: text is needed here; write it in quotes"),
+        ("id", "off", "false: YAML reads on, off, yes and no as true or false; write it in quotes"),
+        (
+            "id",
+            "back yard",
+            "'back yard': write up to 64 letters, digits, _ and -, as in back_yard",
+        ),
+        ("budget", "{fraction: 40%}", "'40%': write a number: 0.4"),
+        ("frame_rate", "10 fps", "'10 fps': write a number: 10"),
+        ("frame_rate", "often", "'often': Input should be a valid number"),
+        ("budget", "{fraction:0.4}", "a space belongs behind the colon: 'fraction: 0.4'"),
+    ],
+)
+def test_mistakes_in_values_have_a_remedy(
+    tmp_path: Path, key: str, written: str, expected: str
+) -> None:
+    """What is meant is mostly plain."""
+    assert expected in refusal(write(tmp_path, **{key: written}))
