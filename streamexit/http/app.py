@@ -251,6 +251,8 @@ async def _motion_jpeg(
             try:
                 look = await latest_look(stream, after=look)
             except StreamExitError:
+                if look is not None and stream.state.state == "online":
+                    continue  # it is slow
                 return
             jpeg, _ = await asyncio.to_thread(draw, stream, look, PREVIEW_WIDTH)
             head = f"--picture\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"

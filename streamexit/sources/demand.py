@@ -11,6 +11,10 @@ from streamexit.sources.sampling import Sampler, Sampling
 SHOWN_EVERY_SECONDS = 0.2
 """Pictures for people come five times a second at most: each costs a conversion that no network needs."""
 
+SLOW_SECONDS = 2.0
+"""A picture that comes so long after the one before is carried along unasked: whoever asks does not wait for
+the next. Streams that are faster pay nothing."""
+
 LARGEST_SHOWN = 1280
 """Pixels of the longer side of a picture for people."""
 
@@ -32,15 +36,17 @@ class Demand:
         self._clock = clock
         self._until = -math.inf
         self._next = -math.inf
+        self._latest = -math.inf
 
     def show_for(self, seconds: float) -> None:
         """Have pictures carry one for people along, from now on for so long."""
         self._until = self._clock() + seconds
 
     def takes_one_to_show(self) -> bool:
-        """Whether the next picture is to carry one along; it then has to."""
+        """Whether the next picture is to carry one along; it then has to. To be asked for each picture."""
         now = self._clock()
-        if not self._next <= now < self._until:
+        slow, self._latest = now - self._latest > SLOW_SECONDS, now
+        if not slow and not self._next <= now < self._until:
             return False
         self._next = now + SHOWN_EVERY_SECONDS
         return True

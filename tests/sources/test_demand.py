@@ -9,8 +9,10 @@ from streamexit.testing import ManualClock
 
 def test_pictures_for_people_come_five_times_a_second_while_somebody_looks() -> None:
     """Nobody asked: none. Then at once, and again after the pause, until the time is over."""
-    clock = ManualClock(50.0)
+    clock = ManualClock(49.0)
     demand = Demand(clock)
+    assert demand.takes_one_to_show()  # the first, of a stream that may be slow
+    clock.now = 50.0
     assert not demand.takes_one_to_show()
     demand.show_for(1.0)
     shown = []
@@ -33,6 +35,19 @@ def test_looking_on_makes_it_last() -> None:
             demand.show_for(1.0)
         shown += demand.takes_one_to_show()
     assert shown == pytest.approx(15, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("pause", "each"), [(0.04, False), (1.9, False), (2.1, True), (60.0, True)]
+)
+def test_pictures_of_slow_streams_are_kept_unasked(pause: float, each: bool) -> None:
+    """Whoever asks for one does not wait for a minute; streams that are faster pay nothing for it."""
+    clock = ManualClock()
+    demand = Demand(clock)
+    assert demand.takes_one_to_show()
+    for _ in range(5):
+        clock.advance(pause)
+        assert demand.takes_one_to_show() == each
 
 
 def test_what_is_asked_for_while_a_source_is_read_holds_from_the_next_picture_on() -> None:
