@@ -16,7 +16,7 @@ from streamexit.cli.formats import plain_table, stacked
 from streamexit.cli.options import BackendOption, DeviceOption, JsonOption, PrecisionOption
 
 if TYPE_CHECKING:
-    from streamexit.exits import Budget, ExitRecord
+    from streamexit.exits import Budget, CostTable, ExitRecord
     from streamexit.models.pipeline import Pipeline
     from streamexit.playback import Replay
     from streamexit.replay_report import StreamReport
@@ -92,6 +92,7 @@ def replay(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: run.stop())
     fraction = amount.as_fraction(loaded.costs)
+    _warn_of_reach(fraction, loaded.costs)
     with contextlib.ExitStack() as stack:  # only now: a mistake above must not empty an old file
         outlets = _Outlets(encode, stack.enter_context(_results_file(out)))
         if drawings:
@@ -101,6 +102,18 @@ def replay(
             )
         run.run(outlets.take)
     _tell(run, json=json)
+
+
+def _warn_of_reach(fraction: float, costs: CostTable) -> None:
+    """A node refuses such a budget; here all that can be done is to leave at the first exit."""
+    from streamexit.budget.terms import Terms
+    from streamexit.errors import BudgetError
+    from streamexit.planning.streams import check_reach
+
+    try:
+        check_reach(Terms(fraction), costs)
+    except BudgetError as error:
+        typer.echo(f"warning: --budget: {error}", err=True)
 
 
 @dataclass

@@ -326,6 +326,15 @@ def test_every_source_has_an_id_of_its_own() -> None:
     assert stream_ids(["rtsp://h/x y?k=v", "images:"]) == ["x-y", "images"]
 
 
+def test_a_replay_says_that_its_budget_is_out_of_reach(toy_pipeline: Path) -> None:
+    """It goes on: what leaving at the first exit gives is worth knowing."""
+    replay = "replay", "synthetic:frames=5", "--pipeline", toy_pipeline, "--budget"
+    done = called(*replay, "fraction=0.01")
+    assert done.exit_code == 0
+    assert "warning: --budget: 0.01 of the full network is out of reach" in done.stderr
+    assert "warning" not in called(*replay, "fraction=0.7").stderr
+
+
 def test_mistake_does_not_empty_an_old_file(toy_pipeline: Path, tmp_path: Path) -> None:
     """A replay that is refused leaves the results of an earlier one alone."""
     old = tmp_path / "old.jsonl"
