@@ -125,7 +125,7 @@ class _Reader:
         self.lines.setdefault(at, node.start_mark.line + 1)
         if isinstance(node, yaml.ScalarNode):
             value = self._scalar(node)
-            return self._substitute(value, at) if isinstance(value, str) else value
+            return self._text(value, node, at) if isinstance(value, str) else value
         if node in self._open:
             raise self._fault(node, f"{dotted(at)} contains itself")
         self._open.append(node)
@@ -136,6 +136,12 @@ class _Reader:
         )
         self._open.pop()
         return content
+
+    def _text(self, written: str, node: yaml.Node, at: KeyPath) -> str:
+        text = self._substitute(written, at)
+        if "\0" in text:
+            raise self._fault(node, f"{dotted(at)} holds a NUL character; leave it out")
+        return text
 
     def _read_mapping(self, node: yaml.MappingNode, at: KeyPath) -> dict[str, Any]:
         result: dict[str, Any] = {}

@@ -17,7 +17,7 @@ buffer_full: a live source was faster than the engine; its oldest frame went.
 too_old: it, or its answer, would have been older than `max_age_s`; also packets that were left
     undecoded because the stream had fallen behind.
 decode_error: the codec could not make a picture of a packet.
-unreadable_image: a file in an image folder is no picture.
+unreadable_image: a file in an image folder is no picture, or cannot be read.
 unreadable_recording: a file in a watched folder cannot be read, or not to its end; counts once.
 stopped: the run ended before the frame's turn came.
 """

@@ -79,6 +79,7 @@ def test_valid_file_gives_the_model_and_tells_where_each_value_stands(tmp_path: 
             "address: x\ncameras:\n  - name: a\n    name: b\n",
             ["line 4", "cameras[0].name stands twice", "first on line 3"],
         ),
+        ('address: "x\\0y"\n', ["line 1", "address holds a NUL character"]),
         ("address: x\ncameras: [\n", ["line 3", "not valid YAML"]),
         ("address: x\n\tcameras: 1\n", ["line 2", "not valid YAML"]),
         (b"address: \xff\xfe\n", ["cannot be read", "UTF-8"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import available_timezones
@@ -24,6 +25,7 @@ from streamexit.wire.commands import VERBS
 from streamexit.wire.topics import ID_PATTERN
 
 Id = Annotated[str, Field(pattern=ID_PATTERN)]
+_TOKEN = re.compile(r"[!-~]{16,}")  # others cannot be shown in a header
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -185,7 +187,7 @@ class HttpSection(Section):
     port: Annotated[int, Field(ge=0, le=65_535)] = 8420
     """Port to listen at; 0 takes a free one."""
     token: SecretStr | None = None
-    """Whoever shows it may do everything; 16 characters or more, from the environment or the file of
+    """Whoever shows it may do everything; 16 characters of ASCII or more, without spaces, from the environment or the file of
     secrets. Needed beyond loopback."""
 
     @model_validator(mode="after")
@@ -195,8 +197,11 @@ class HttpSection(Section):
                 f"{self.host!r} can be reached by others: give a token, as in token: "
                 "${STREAMEXIT_HTTP_TOKEN}, or listen at 127.0.0.1"
             )
-        if self.token is not None and len(self.token.get_secret_value()) < 16:
-            raise ValueError("token: 16 characters at least, as `openssl rand -hex 16` makes them")
+        if self.token is not None and not _TOKEN.fullmatch(self.token.get_secret_value()):
+            raise ValueError(
+                "token: 16 characters at least, of ASCII and without spaces, as `openssl rand -hex 16` "
+                "makes them"
+            )
         return self
 
 

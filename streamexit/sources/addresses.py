@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -171,11 +172,23 @@ def parse_address(
     Raises:
         SourceError: It cannot be understood; the message says what would be right.
     """
+    _refuse_odd(text)
     address = _parse(text, options, base)
     for name, kinds in ONLY_FOR.items():
         if getattr(options, name) != getattr(NO_OPTIONS, name) and address.kind not in kinds:
             raise _bad(text, f"{name} is for {_listed(kinds)}, not for {address.kind}")
     return address
+
+
+def _refuse_odd(text: str) -> None:
+    """What no path, URL or device can hold."""
+    try:
+        os.fsencode(text)
+        odd = any(ord(c) < 32 for c in text)
+    except UnicodeEncodeError:
+        odd = True
+    if odd:
+        raise _bad(repr(text)[1:-1], "holds control characters; leave them out")
 
 
 def _parse(text: str, options: SourceOptions, base: Path) -> Address:
@@ -233,8 +246,8 @@ def _parse_url(text: str, scheme: str, options: SourceOptions, base: Path) -> Ad
 
 
 def _split(text: str) -> SplitResult:
-    if any(c.isspace() or ord(c) < 32 for c in text):
-        raise _bad(text, "holds white space or control characters; percent-encode them")
+    if any(c.isspace() for c in text):
+        raise _bad(text, "holds white space; percent-encode it")
     try:
         parts = urlsplit(text)
         port = parts.port

@@ -138,7 +138,11 @@ def _decode(
         if rgb is None:
             return None
         return convert.from_array(rgb.astype(np.uint8)), (rgb.shape[1], rgb.shape[0])
-    except (SourceError, OSError, ValueError, MemoryError, RuntimeError, zipfile.BadZipFile):
+    except SourceError as error:
+        if error.reason == "policy":  # of the configuration, and to be said
+            raise
+        return None
+    except (OSError, ValueError, MemoryError, RuntimeError, zipfile.BadZipFile):
         return None
     except (zlib.error, cv2.error, FFmpegError):
         return None

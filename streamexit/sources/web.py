@@ -13,7 +13,7 @@ import socket
 import ssl
 import urllib.error
 import urllib.request
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from streamexit.errors import SourceError
 from streamexit.sources.access import Access
@@ -106,7 +106,9 @@ class Web:
             file.close()
 
     def _fetch(self, url: str, options: dict[str, str]) -> WebFile:
-        request = urllib.request.Request(url, headers={"User-Agent": AGENT, "Accept": "*/*"})
+        request = urllib.request.Request(
+            _encoded(url), headers={"User-Agent": AGENT, "Accept": "*/*"}
+        )
         if "offset" in options:
             last = int(options["end_offset"]) - 1 if "end_offset" in options else ""
             request.add_header("Range", f"bytes={options['offset']}-{last}")
@@ -164,6 +166,9 @@ class Web:
 
 LONGEST_PREAMBLE = 64 * 1024
 """Bytes before the first part of a multipart body."""
+
+UNRESERVED = "%/:?=&#+,;@[]~!$'()*"
+"""What stays as it is in a path or a query; % because it may be encoded already."""
 
 UNREACHABLE = frozenset({101, 113})
 """ENETUNREACH and EHOSTUNREACH of Linux."""
@@ -272,6 +277,13 @@ class WebFile:
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
                 return  # it is closed already
+
+
+def _encoded(url: str) -> str:
+    """As people write it -> as HTTP takes it (RFC 3986, section 2.1)."""
+    parts = urlsplit(url)
+    path, query = quote(parts.path, safe=UNRESERVED), quote(parts.query, safe=UNRESERVED)
+    return parts._replace(path=path, query=query).geturl()
 
 
 def _status_meaning(status: int) -> tuple[str, str]:

@@ -75,6 +75,16 @@ def test_ill_formed_id_is_refused(tmp_path: Path, name: str) -> None:
     assert "node.id" in refusal(write(tmp_path, top=f"node: {{id: {name}}}"))
 
 
+@pytest.mark.parametrize("name", ["off", "12", "1.5", "2027-01-01", "~"])
+def test_an_id_that_is_no_text_to_yaml_is_refused_with_the_remedy(
+    tmp_path: Path, name: str
+) -> None:
+    """It looks like one."""
+    message = refusal(write(tmp_path, id=name))
+    assert "line 4, streams[0].id" in message
+    assert "write it in quotes" in message
+
+
 def test_longest_id_is_accepted(tmp_path: Path) -> None:
     """An id of 64 letters, digits, dashes and underscores is fine."""
     name = "aZ0-_" + "x" * 59
@@ -313,6 +323,11 @@ def test_misspelt_stream_option_gets_the_nearest_name(tmp_path: Path) -> None:
         ("mqtt: {url: mqtt://a, commands: all}", "write true, false or a list of these: info"),
         ("http: {host: 0.0.0.0}", "can be reached by others: give a token"),
         ("secrets: s.env\nhttp: {token: '${SHORT}'}", "16 characters at least"),
+        ("http: {token: pässword-of-the-page}", "16 characters at least, of ASCII"),
+        (
+            "http: {token: password of the page}",
+            "16 characters at least, of ASCII and without spaces",
+        ),
     ],
 )
 def test_a_wrong_section_is_refused_with_the_remedy(

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from tests.conftest import absent
 
@@ -72,7 +73,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return self.headers.get("Authorization") == f"Basic {wanted}"
 
     def _send_file(self) -> None:
-        file = self.folder / self.path.lstrip("/")
+        file = self.folder / unquote(self.path).lstrip("/")
         if not file.is_file():
             self.send_error(404)
             return

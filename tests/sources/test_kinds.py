@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -120,6 +121,17 @@ def test_a_recording_over_http_ends(make_clip: MakeClip, flags: str) -> None:
         where = source(f"{url}/{clip.name}")
         assert not where.live
         assert len(some(where, 100)) == 40
+
+
+@pytest.mark.parametrize("name", ["größe.mp4", "gr%C3%B6%C3%9Fe.mp4"])
+def test_a_url_may_be_written_as_people_write(
+    make_clip: MakeClip, tmp_path: Path, name: str
+) -> None:
+    """Letters of any language, percent-encoded already or not yet."""
+    shutil.copy(make_clip("plain.mp4", frames=10), tmp_path / "größe.mp4")
+    with web_server(tmp_path) as (url, seen):
+        assert len(some(source(f"{url}/{name}"), 100)) == 10
+    assert set(seen) == {"/gr%C3%B6%C3%9Fe.mp4"}
 
 
 def test_https_needs_a_certificate_that_is_trusted(tmp_path: Path, jpegs: list[bytes]) -> None:
