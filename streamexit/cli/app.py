@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import logging
@@ -74,6 +75,13 @@ def reporting_errors(command: Callable[P, None]) -> Callable[P, None]:
             complain(str(error))
             code = EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_FAILURE
             raise typer.Exit(code) from error
+        except (
+            OSError
+        ) as error:  # of what is written to: a full disk, a file that may not be written
+            if _debug or error.errno == errno.EPIPE:  # whoever read our output has enough of it
+                raise
+            complain(f"{error.filename or 'the output'}: {(error.strerror or str(error)).lower()}")
+            raise typer.Exit(EXIT_FAILURE) from error
         except KeyboardInterrupt as interrupt:
             raise typer.Exit(EXIT_INTERRUPTED) from interrupt
 

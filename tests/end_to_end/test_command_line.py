@@ -195,6 +195,26 @@ def test_bad_replay_arguments(toy_pipeline: Path, arguments: list[str], said: st
     assert "Traceback" not in done.stderr
 
 
+def test_output_that_cannot_be_written_is_one_message(tmp_path: Path, toy_pipeline: Path) -> None:
+    """Not a traceback."""
+    config = tmp_path / "node.yaml"
+    config.write_text(
+        f"pipelines: {{toy: {toy_pipeline}}}\nstreams:\n"
+        "  - {id: a, source: 'synthetic:', pipeline: toy, budget: {fraction: 0.7}}\n"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "streamexit", "check", str(config)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            timeout=TIME_LIMIT,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "error: the output: no space left on device\n"
+
+
 def test_debug_shows_the_traceback() -> None:
     """--debug is for whoever wants to see where it happened; the exit code stays."""
     done = streamexit("--debug", "check", "nowhere.yaml")
