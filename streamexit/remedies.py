@@ -35,7 +35,7 @@ def of_value(kind: str, value: Any, context: dict[str, Any]) -> str:
     """For pydantic's kind of error; empty where its own sentence will do."""
     if kind == "string_type" and isinstance(value, bool):
         return "YAML reads on, off, yes and no as true or false; write it in quotes"
-    if kind == "string_type" and not isinstance(value, (list, dict, type(None))):  # 12, 2027-01-01
+    if kind == "string_type" and not isinstance(value, (list, dict)):  # ~, 12, 2027-01-01
         return "text is needed here; write it in quotes"
     if kind == "string_pattern_mismatch" and context["pattern"] == IDENTIFIER:
         return "write up to 64 letters, digits, _ and -, as in back_yard"
