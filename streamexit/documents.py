@@ -22,7 +22,7 @@ from streamexit.redact import SHORTEST_SECRET, hide, redact, redact_address, say
 Model = TypeVar("Model", bound=BaseModel)
 KeyPath = tuple[str | int, ...]
 
-SECRET_KEYS = frozenset({"username", "password", "token", "key_password"})
+SECRET_KEYS = frozenset({"password", "token", "key_password"})
 """What ${VARIABLES} stand for there is hidden everywhere."""
 
 _MARK = "\N{REPLACEMENT CHARACTER}"
@@ -152,8 +152,8 @@ class _Reader:
             here = (*at, key)
             if key in result:
                 first = self.lines[here]
-                what = f"{dotted(here)} stands twice (first on line {first}); keep one (each item of a list begins with '- ')"
-                raise self._fault(key_node, what)
+                what = f"{dotted(here)} stands twice (first on line {first}); keep one"
+                raise self._fault(key_node, f"{what} (each item of a list begins with '- ')")
             self.lines[here] = key_node.start_mark.line + 1
             result[key] = self.read(value_node, here)
         return result
@@ -192,8 +192,13 @@ class _Reader:
 
 
 def _is_secret(variable: re.Match[str], at: KeyPath) -> bool:
-    """By its name, by the key, or because it stands where URLs have what is secret."""
+    """By its name, by the key, or because it stands where URLs have what is secret.
+
+    A user's name is not: hidden everywhere, "root" or "gate" would leave holes in other texts.
+    """
     text = variable.string
+    if text[: variable.start()].endswith("://") and text[variable.end() :].startswith(":"):
+        return says_secret(variable[1])
     shown = redact_address(f"{text[: variable.start()]}{_MARK}{text[variable.end() :]}")
     return says_secret(variable[1]) or not SECRET_KEYS.isdisjoint(at[-1:]) or _MARK not in shown
 

@@ -19,9 +19,8 @@ MOST_SECRETS = 1000
 
 _WORD = re.compile(r"\S+")
 _OPENING = re.compile(r"['\"(]")
-_SECRET = re.compile(
-    "user|usr|login|pass|pw|auth|token|key|secret|sig|jwt|session|cred", re.IGNORECASE
-)
+_SECRET = re.compile("pass|pw|auth|token|key|secret|sig|jwt|session|cred", re.IGNORECASE)
+_USER = re.compile("user|usr|login", re.IGNORECASE)
 
 _known: tuple[str, ...] = ()  # replaced as a whole, so that readers need no lock
 _adding = threading.Lock()
@@ -95,6 +94,7 @@ def _without_value(part: str, *, in_query: bool) -> str:
     pieces = part.split("=")
     for n, piece in enumerate(pieces[:-1]):
         in_query = in_query or "?" in piece or "://" in piece
-        if in_query and says_secret(piece[max(map(piece.rfind, "/?;")) + 1 :]):
+        name = piece[max(map(piece.rfind, "/?;")) + 1 :]
+        if in_query and (says_secret(name) or _USER.search(name)):
             return "=".join([*pieces[: n + 1], HIDDEN])
     return part

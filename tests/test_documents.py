@@ -203,5 +203,7 @@ def test_what_is_not_secret_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Hosts and folders, by other names and in other places."""
     monkeypatch.setenv("CAMERA_HOST", "camera.example")
     monkeypatch.setenv("FOLDER", "/srv/recordings")
-    load(tmp_path, "address: rtsp://${CAMERA_HOST}/1?file=${FOLDER}\n")
-    assert redact("camera.example /srv/recordings") == "camera.example /srv/recordings"
+    monkeypatch.setenv("CAMERA_USER", "root")
+    load(tmp_path, "address: rtsp://${CAMERA_USER}:x@${CAMERA_HOST}/1?file=${FOLDER}\n")
+    text = "camera.example /srv/recordings /root/chroot"
+    assert redact(text) == text

@@ -75,9 +75,7 @@ def reporting_errors(command: Callable[P, None]) -> Callable[P, None]:
             complain(str(error))
             code = EXIT_BAD_INPUT if isinstance(error, InputError) else EXIT_FAILURE
             raise typer.Exit(code) from error
-        except (
-            OSError
-        ) as error:  # of what is written to: a full disk, a file that may not be written
+        except OSError as error:  # of what is written to
             if _debug or error.errno == errno.EPIPE:  # whoever read our output has enough of it
                 raise
             complain(f"{error.filename or 'the output'}: {(error.strerror or str(error)).lower()}")
