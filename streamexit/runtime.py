@@ -330,12 +330,9 @@ class Node:
             ConfigurationError: A certificate cannot be read; nothing has changed then.
         """
         asked, had = configuration.mqtt, self._configuration.mqtt
-        restart = [
-            name
-            for name in type(configuration).model_fields
-            if name not in ("streams", "mqtt", "secrets")
-            and getattr(configuration, name) != getattr(self._document.value, name)
-        ]
+        restart = _takes_restart(self._document.value, configuration)
+        if configuration.access != self._configuration.access:
+            self.reporter.note(None, "access holds for streams that are opened from now on")
         if without_login(asked) != without_login(self._document.value.mqtt):
             restart.append("mqtt")
         elif asked is not None and asked != had and self.session:
@@ -488,6 +485,20 @@ class Node:
         """From any thread; after the loop has ended nobody is left to care."""
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(callback, *args)
+
+
+def _takes_restart(before: NodeConfiguration, after: NodeConfiguration) -> list[str]:
+    """Keys that differ, but for those that a reload sees to."""
+    changed = [
+        name
+        for name in type(after).model_fields
+        if name not in ("streams", "mqtt", "secrets", "access", "pipelines")
+        and getattr(after, name) != getattr(before, name)
+    ]
+    known = before.pipelines
+    if any(known.get(name, folder) != folder for name, folder in after.pipelines.items()):
+        changed.append("pipelines")  # others are loaded when a stream names them
+    return changed
 
 
 async def _end(task: asyncio.Task[None] | None, deadline: float) -> None:

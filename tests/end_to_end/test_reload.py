@@ -104,6 +104,35 @@ def test_a_recording_that_is_switched_off_in_the_file_stops(
     asyncio.run(body())
 
 
+def test_what_a_reload_has_applied_takes_no_restart(toy_pipeline: Path, tmp_path: Path) -> None:
+    """Pipelines that came, and what sources may reach; a pipeline that another folder stands for does."""
+    path = tmp_path / "node.yaml"
+    budget = {"budget": {"fraction": 0.7}, "source": "synthetic:frames=1000000"}
+    streams = [{"id": "a", "pipeline": "toy", **budget}]
+    content = {"mqtt": {"url": "mqtt://127.0.0.1:1"}, "streams": streams}
+    node = node_of(path, toy_pipeline, **content)
+    (tmp_path / "other").symlink_to(toy_pipeline)
+
+    async def reloaded(**changed: Any) -> dict[str, Any]:
+        pipelines = {"toy": str(toy_pipeline), "new": "other"}
+        path.write_text(yaml.safe_dump({**content, "pipelines": pipelines, **changed}))
+        response = await node.reload(cause="test")
+        assert not response.error
+        data: dict[str, Any] = response.data
+        return data
+
+    async def body() -> None:
+        async with alive(node):
+            more = [*streams, {"id": "b", "pipeline": "new", **budget}]
+            data = await reloaded(streams=more, access={"schemes": ["synthetic"]})
+            assert (data["added"], data["needs_restart"]) == (["b"], [])
+            assert any("access holds for streams" in said for _, _, said in node.reporter.log)
+            data = await reloaded(pipelines={"toy": "other"})
+            assert (data["removed"], data["needs_restart"]) == (["b"], ["pipelines"])
+
+    asyncio.run(body())
+
+
 def test_why_a_camera_is_not_wanted_changes(toy_pipeline: Path, tmp_path: Path) -> None:
     """One that is switched off at night says so, and that it is night once it is switched on again."""
     path, never = tmp_path / "node.yaml", datetime.now(UTC) + timedelta(days=3)
