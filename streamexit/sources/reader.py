@@ -350,7 +350,7 @@ class Reader:
         self._retry_at = now + retry_pause(self._patience, now - self._last_well, self._chance())
 
     def _change(self, state: State, reason: str = "", message: str = "") -> None:
-        after = StreamState(state, reason, message)
+        after = StreamState(state, reason, redact(message))  # it goes to the broker and the page
         if after == self.state:
             return
         assert state in TRANSITIONS[self.state.state], (self.state, after)

@@ -375,6 +375,13 @@ def test_a_stream_is_given_up_only_if_told_so() -> None:
     assert life.buffer.exhausted
 
 
+def test_what_is_secret_in_an_error_is_not_told(life: Life) -> None:
+    """Whatever brought it there: a plugin, or a playlist that leads elsewhere."""
+    life.source.then(SourceError("leads to http://u:alpha@cam/1?pw=omega", reason="refused"))
+    life.until(lambda: life.reader.state.state == "reconnecting")
+    assert life.said[-1].message == "stream cam: leads to http://***@cam/1?pw=***"
+
+
 def test_disabling_lets_go_and_enabling_begins_anew(life: Life) -> None:
     """A disabled stream keeps no connection and is not retried; frames go on in a new epoch."""
     life.reader.disable("inactive_hours", "night")
