@@ -274,7 +274,7 @@ class Roster:
         )
         # (boot, stream, epoch, seq) is unique for ever
         lane.next_seq, first_epoch = self._departed.get(stream_id, (0, 0))
-        demand = Demand()
+        demand = Demand(unasked=True)
         reader = Reader(
             stream_id,
             plan.source,

@@ -12,8 +12,8 @@ SHOWN_EVERY_SECONDS = 0.2
 """Pictures for people come five times a second at most: each costs a conversion that no network needs."""
 
 SLOW_SECONDS = 2.0
-"""A picture that comes so long after the one before is carried along unasked: whoever asks does not wait for
-the next. Streams that are faster pay nothing."""
+"""Of a node's streams, a picture that comes so long after the one before is carried along unasked: whoever asks
+does not wait for the next. Streams that are faster pay nothing."""
 
 LARGEST_SHOWN = 1280
 """Pixels of the longer side of a picture for people."""
@@ -24,18 +24,22 @@ class Demand:
 
     Args:
         clock: Seconds, monotonic.
+        unasked: Whether pictures of slow streams are carried along for whoever may ask.
 
     Attributes:
         sampling: Which pictures are wanted; None leaves that to the configuration.
         served: Whether the source itself carries pictures for people along.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, *, unasked: bool = False
+    ) -> None:
         self.sampling: Sampling | None = None
         self.served = False
         self._clock = clock
         self._until = -math.inf
         self._next = -math.inf
+        self._unasked = unasked
         self._latest = -math.inf
 
     def show_for(self, seconds: float) -> None:
@@ -45,7 +49,7 @@ class Demand:
     def takes_one_to_show(self) -> bool:
         """Whether the next picture is to carry one along; it then has to. To be asked for each picture."""
         now = self._clock()
-        slow, self._latest = now - self._latest > SLOW_SECONDS, now
+        slow, self._latest = self._unasked and now - self._latest > SLOW_SECONDS, now
         if not slow and not self._next <= now < self._until:
             return False
         self._next = now + SHOWN_EVERY_SECONDS

@@ -9,10 +9,8 @@ from streamexit.testing import ManualClock
 
 def test_pictures_for_people_come_five_times_a_second_while_somebody_looks() -> None:
     """Nobody asked: none. Then at once, and again after the pause, until the time is over."""
-    clock = ManualClock(49.0)
+    clock = ManualClock(50.0)
     demand = Demand(clock)
-    assert demand.takes_one_to_show()  # the first, of a stream that may be slow
-    clock.now = 50.0
     assert not demand.takes_one_to_show()
     demand.show_for(1.0)
     shown = []
@@ -43,8 +41,8 @@ def test_looking_on_makes_it_last() -> None:
 def test_pictures_of_slow_streams_are_kept_unasked(pause: float, each: bool) -> None:
     """Whoever asks for one does not wait for a minute; streams that are faster pay nothing for it."""
     clock = ManualClock()
-    demand = Demand(clock)
-    assert demand.takes_one_to_show()
+    demand = Demand(clock, unasked=True)
+    assert demand.takes_one_to_show()  # the first, of a stream that may be slow
     for _ in range(5):
         clock.advance(pause)
         assert demand.takes_one_to_show() == each
