@@ -109,10 +109,12 @@ def test_a_source_is_not_written_over(
     assert clip.read_bytes() == before
 
 
-def test_a_source_is_not_recorded_over(toy_pipeline: Path, make_clip: MakeClip) -> None:
+def test_a_source_is_not_recorded_over(
+    toy_pipeline: Path, make_clip: MakeClip, tmp_path: Path
+) -> None:
     """Under another name neither: a hard link is the same file."""
     clip = make_clip("one.mp4", frames=10)
-    link = clip.with_name("two.mp4")
+    link = tmp_path / "two.mp4"
     link.hardlink_to(clip)
     done = called("record", toy_pipeline, clip, "--out", link)
     assert done.exit_code == 2
