@@ -91,7 +91,7 @@ class VideoSource:
         its last picture.
         """
         watch = watch or Watch()
-        watch.demand.served = True
+        watch.demand.served = self._gpu is None  # pictures stay there; the reader fetches one
         with self._open(watch) as (container, stream):
             reading = Reading(
                 self._address,
