@@ -161,6 +161,10 @@ def load_pipeline(folder: str | Path) -> Pipeline:
         PipelineError: Anything missing, altered or mismatched; the message says what to do.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise PipelineError(
+            f"{folder}: there is no such folder; a pipeline is one with {FILE} in it"
+        )
     if not (folder / FILE).is_file():
         raise PipelineError(f"{folder}: no {FILE} here; is this a pipeline folder?")
     document = load_document(folder / FILE, PipelineFile, error=PipelineError)

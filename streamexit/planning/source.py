@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,11 @@ LIVE_ONLY = (
     "longest_retry_s",
     "attempts",
 )
+
+RELATIVE = "paths are relative to the configuration file"
+
+_HOST = re.compile(r"(\d+\.){3}\d+[:/]|[\w.-]+:\d+")
+"""How an address begins whose scheme was forgotten."""
 
 CLOCKLESS = ("images", "synthetic", "plugin")
 """Kinds of sources whose pictures come at the stream's `rate`."""
@@ -185,9 +191,9 @@ def _options(source: SourceSection, base: Path) -> SourceOptions:
 
 def _check_exists(address: Address, text: str) -> None:
     if address.kind in ("file", "images", "watch") and not Path(address.location).exists():
+        hint = "an address begins with its scheme, as in rtsp://" if _HOST.match(text) else RELATIVE
         raise SourceError(
-            f"{text!r}: no such {'folder' if address.kind == 'watch' else 'file'} ({address.location}); "
-            "paths are relative to the configuration file",
+            f"{text!r}: no such {'folder' if address.kind == 'watch' else 'file'} ({address.location}); {hint}",
             reason="not_found",
         )
 
@@ -195,7 +201,7 @@ def _check_exists(address: Address, text: str) -> None:
 def _check_ca_file(path: Path | None) -> None:
     if path is not None and not path.is_file():
         raise SourceError(
-            f"ca_file: no such file ({path}); paths are relative to the configuration file",
+            f"ca_file: no such file ({path}); {RELATIVE}",
             reason="not_found",
         )
 

@@ -181,7 +181,7 @@ def test_broken_file_beside_good_one(
         (["--budget", "fraction=nan"], "must be a positive number"),
         (["--budget", "fraction=-1"], "must be a positive number"),
         (["--budget", "fraction=0.5", "--policy", "eenett"], "did you mean 'eenet'?"),
-        (["--budget", "fraction=0.5", "--pipeline", "nowhere"], "is this a pipeline folder?"),
+        (["--budget", "fraction=0.5", "--pipeline", "nowhere"], "there is no such folder"),
         (["--budget", "fraction=0.5", "--device", "tpu"], "not one of auto, cpu, cuda:0"),
         (["--budget", "fraction=0.5", "--out", "/proc/none/x"], "cannot be written"),
         (["--budget", "fraction=0.7", "--mask", "png"], "add --out FILE"),
