@@ -408,7 +408,7 @@ class Node:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 self.reporter.say_all()
                 if self.delivery:
-                    self.delivery.hold_late()
+                    self.delivery.leave_late()
                 await session.drained()
         except TimeoutError:
             self._on_problem("the broker did not take the last results in time")

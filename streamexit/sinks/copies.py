@@ -52,6 +52,7 @@ class Copies:
     Attributes:
         bytes: Of waiting results in memory.
         reads_ahead: Whether kept results are wanted: there is a connection.
+        leaves_late: Whether what the spool has stays there.
         problem: What is wrong with the spool; empty if nothing is.
     """
 
@@ -78,7 +79,7 @@ class Copies:
         self._cursor = 0
         self._retry_at = self._check_at = 0.0
         self.bytes = 0
-        self.reads_ahead = False
+        self.reads_ahead = self.leaves_late = False
         self.problem = ""
 
     # --- what waits -----------------------------------------------------------------------------
@@ -90,7 +91,7 @@ class Copies:
 
     def take(self) -> Publication | None:
         """The oldest that may be sent now, which then does not wait any more."""
-        if self._late:
+        if self._late and not self.leaves_late:
             one = self._late.popleft()
         elif self.any_may_go:
             one, _ = self._homeless.popitem(last=False)
@@ -102,8 +103,8 @@ class Copies:
     @property
     def any_may_go(self) -> bool:
         """Whether one may be sent now; what the spool has not got only if it does not take it."""
-        refuge = self._spool is None or self.problem
-        return bool(self._late) or bool(self._homeless and refuge)
+        without_refuge = self._homeless and (self._spool is None or self.problem)
+        return bool((self._late and not self.leaves_late) or without_refuge)
 
     def cut(self, under_way: Iterable[Publication]) -> None:
         """The connection is gone: all results of QoS 1 wait, what has a copy in the spool only there."""

@@ -78,7 +78,7 @@ class Delivery:
         self._bytes = 0  # of live results, and of late ones that are under way
         self._allowance, self._counted_at = 0.0, clock()
         self._connected = False
-        self._closing = self._holds_late = False
+        self._closing = False
         self._at_rest = asyncio.Event()
         self._at_rest.set()
         self.books = DeliveryBooks()
@@ -147,7 +147,7 @@ class Delivery:
             return self._urgent.popleft()
         if self._live:
             return self._live.popleft()  # its bytes count until it is over
-        while not self._holds_late and self._copies.any_may_go and self._may_send_late():
+        while self._copies.any_may_go and self._may_send_late():
             if (one := self._next_late()) is not None:
                 return one
         return None
@@ -225,9 +225,9 @@ class Delivery:
         wanted = [one for one in self._urgent if one.kind == "reply" and one.offered_at >= since]
         self._urgent = deque(wanted, maxlen=URGENT)
 
-    def hold_late(self) -> None:
-        """Send no kept results any more: the end is near, and the spool has them."""
-        self._holds_late = True
+    def leave_late(self) -> None:
+        """Send no more of what the spool has: the end is near, and it will be sent by the next run."""
+        self._copies.leaves_late = True
 
     @property
     def under_way(self) -> int:
@@ -254,6 +254,11 @@ class Delivery:
         """Everything that a connection would have to take now, or is taking, but what is kept for later."""
         urgent = len(self._retained) + len(self._urgent)
         return urgent + len(self._live) + len(self._under_way)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is to be sent, nor under way."""
+        return not self.backlog and not self._copies.any_may_go
 
     @property
     def unconfirmed(self) -> int:

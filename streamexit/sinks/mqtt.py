@@ -134,8 +134,8 @@ class MqttSession:
         return self.state == "online"
 
     async def drained(self) -> None:
-        """Wait until all that was queued is confirmed, or there is no connection."""
-        while self.connected and self._delivery.backlog:
+        """Wait until all that is to be sent is confirmed, or there is no connection."""
+        while self.connected and not self._delivery.quiet:
             self._quiet.clear()
             await self._quiet.wait()
 
@@ -262,7 +262,7 @@ class MqttSession:
         self._note_quiet()
 
     def _note_quiet(self) -> None:
-        if not self._delivery.backlog:
+        if self._delivery.quiet:
             self._quiet.set()
 
     def _lose_connection(self) -> None:

@@ -368,7 +368,7 @@ def test_a_preview_moves(house: House) -> None:
 def test_metrics_and_health(house: House) -> None:
     """What Prometheus reads agrees with what MQTT says."""
     assert house.get("/livez")[:2] == (200, b"ok\n")
-    assert house.get("/readyz")[:2] == (200, b"ok\n")
+    house.until(lambda: house.get("/readyz")[:2] == (200, b"ok\n"))
     house.until(lambda: house.latest("stream/clip/budget")["state"] == "on_budget")
     on_budget = 'streamexit_stream_budget_state{state="on_budget",stream="clip"} 1.0'
     text = house.until(lambda: on_budget in (t := house.get("/metrics")[1].decode()) and t)
@@ -420,7 +420,7 @@ def test_a_hostile_client_changes_nothing(house: House) -> None:
     seen = len(house.heard)
     house.until(lambda: any(t.endswith("clip/result") for t, _, _, _ in house.heard[seen:]))
     house.publish("site/a/test/request/remove_stream", b"", retain=True)
-    assert house.get("/readyz")[0] == 200
+    house.until(lambda: house.get("/readyz")[:2] == (200, b"ok\n"))
     assert house.process.poll() is None
 
 
@@ -510,4 +510,4 @@ def test_whatever_is_asked_over_http_is_answered(house: House) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stdout[-4000:]
-    assert house.get("/readyz")[0] == 200
+    house.until(lambda: house.get("/readyz")[0] == 200)

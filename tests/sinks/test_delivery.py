@@ -222,20 +222,24 @@ def test_a_reply_waits_for_the_next_connection_for_a_while() -> None:
     run(body)
 
 
-def test_at_the_end_only_the_present_is_sent(tmp_path: Path) -> None:
-    """What is in the spool already need not hold up the end."""
+@pytest.mark.parametrize("spooled", [True, False])
+def test_at_the_end_what_is_kept_anyhow_stays(tmp_path: Path, spooled: bool) -> None:
+    """What is in the spool need not hold up the end; what is in memory only has to go now."""
 
     async def body() -> None:
-        rig = Rig(tmp_path)
+        rig = Rig(tmp_path if spooled else None)
         rig.offer(1, 2)
         await rig.visit()
         rig.delivery.connected()
         await rig.visit(seconds=0)
-        rig.delivery.hold_late()
+        rig.delivery.leave_late()
+        assert rig.delivery.quiet == spooled
         rig.offer(3)
+        assert not rig.delivery.quiet
         rig.send_all()
-        assert rig.got == [b"3"]
-        assert (rig.delivery.backlog, rig.delivery.kept) == (0, 2)
+        assert rig.got == ([b"3"] if spooled else [b"3", b"late:1", b"late:2"])
+        assert rig.delivery.quiet
+        assert rig.delivery.kept == (2 if spooled else 0)
         await rig.delivery.close()
 
     run(body)
