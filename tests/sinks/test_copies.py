@@ -533,6 +533,21 @@ def test_losses_of_an_earlier_run_are_counted_apart(tmp_path: Path, how: str) ->
     run(body)
 
 
+def test_damage_is_counted_at_the_end_at_the_latest(tmp_path: Path) -> None:
+    """The next run could not say how many there were."""
+
+    async def body() -> None:
+        rig = Rig(tmp_path)
+        rig.offer(1, 2)
+        await rig.visit()
+        assert rig.spool
+        rig.spool.damage()
+        await rig.delivery.close()
+        assert rig.delivery.lost() == {"spool_damaged": 2}
+
+    run(body)
+
+
 def test_an_earlier_result_stays_one_over_damage_and_a_cut(tmp_path: Path) -> None:
     """It was in memory when the file was damaged, and then had to be kept anew."""
 

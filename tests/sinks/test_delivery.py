@@ -245,6 +245,28 @@ def test_at_the_end_what_is_kept_anyhow_stays(tmp_path: Path, spooled: bool) -> 
     run(body)
 
 
+def test_at_the_end_what_a_bad_disk_does_not_take_goes_alone(tmp_path: Path) -> None:
+    """What the disk has already stays there."""
+
+    async def body() -> None:
+        rig = Rig(tmp_path)
+        assert rig.spool
+        rig.offer(1)
+        await rig.visit()
+        rig.spool.failing = ("append",)
+        rig.offer(2)
+        rig.delivery.connected()
+        await rig.visit()
+        assert rig.delivery.problem
+        rig.delivery.leave_late()
+        rig.send_all()
+        assert rig.got == [b"late:2"]
+        await rig.delivery.close()
+        assert rig.delivery.spooled[0] == 1
+
+    run(body)
+
+
 def test_what_the_broker_has_not_confirmed_is_known(tmp_path: Path) -> None:
     """Results only: live ones that wait, and all that are under way."""
 
